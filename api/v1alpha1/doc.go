@@ -1,0 +1,57 @@
+// Package v1alpha1 holds the kinds that people read and write: Session, what one owner asks to be altered, and
+// Alteration, what was altered and what is needed to undo it.
+//
+// Field comments are the manual (`kubectl explain session.spec`); the rules beside them are checked by the API server.
+//
+// +kubebuilder:object:generate=true
+// +groupName=dayfly.dev
+package v1alpha1
+
+import (
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// GroupVersion is the group and version of every kind in this package.
+var GroupVersion = schema.GroupVersion{Group: "dayfly.dev", Version: "v1alpha1"}
+
+// AddToScheme registers the kinds of this package.
+func AddToScheme(s *runtime.Scheme) error {
+	s.AddKnownTypes(GroupVersion, &Session{}, &SessionList{}, &Alteration{}, &AlterationList{})
+	metav1.AddToGroupVersion(s, GroupVersion)
+	return nil
+}
+
+const (
+	// Finalizer stands on a Session or an Alteration only while something is altered on its account.
+	Finalizer = "dayfly.dev/restore"
+	// FieldManager names dayfly's controller in the managed fields of what it writes.
+	FieldManager = "dayfly"
+	// LabelManaged marks every object that dayfly creates in somebody's namespace; its value is always "dayfly".
+	LabelManaged = "dayfly.dev/managed"
+	// LabelOriginOf marks the origin Service of a captured Service, and the EndpointSlices that Kubernetes makes for it.
+	LabelOriginOf = "dayfly.dev/origin-of"
+	// LabelIntercept on a Namespace, with the value InterceptDisabled, closes it to intercepts: new ones are refused, those
+	// that are in force end. Only who may update the Namespace itself changes its labels, which Kubernetes' role admin does
+	// not include.
+	LabelIntercept = "dayfly.dev/intercept"
+	// InterceptDisabled is the value of LabelIntercept.
+	InterceptDisabled = "disabled"
+	// HeaderRoutingKey is the request header that carries a routing key where W3C baggage is not passed on.
+	HeaderRoutingKey = "x-dayfly-session"
+	// BaggageRoutingKey is the W3C baggage member that carries a routing key.
+	BaggageRoutingKey = "dayfly"
+)
+
+const (
+	// ConditionReady is True while everything that the Session asks for is in force.
+	ConditionReady = "Ready"
+	// ConditionReconciling is True while the controller is working towards Ready.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled is True when no progress is possible without somebody's doing; the message says whose and what.
+	ConditionStalled = "Stalled"
+	// ConditionApplied is True on an Alteration whose change stands in the cluster.
+	ConditionApplied = "Applied"
+)

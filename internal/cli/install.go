@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"dayfly.dev/dayfly/deploy"
+	"dayfly.dev/dayfly/internal/apply"
+	"dayfly.dev/dayfly/internal/kube"
+	"dayfly.dev/dayfly/internal/otlp"
+	"dayfly.dev/dayfly/internal/session"
+	"dayfly.dev/dayfly/internal/usererr"
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+)
+
+type installOptions struct {
+	app     *App
+	image   string
+	routers int
+	bounds  session.Bounds
+	pull    []string
+	class   string
+	otlp    string
+	dryRun  bool
+	output  string
+	timeout time.Duration
+}
+
+func newInstallCmd(app *App) *cobra.Command {
+	o := &installOptions{app: app}
+	cmd := &cobra.Command{
+		Use:   "install",
+		Short: "Install dayfly into the cluster, or upgrade it",
+		Long: `Install dayfly into the cluster, or upgrade it, and wait until it runs.
+
+Needs the rights to create cluster roles and custom resource definitions. Nothing of dayfly runs privileged, there is no
+webhook and no API service: while dayfly is down, nothing else in the cluster notices.`,
+		Example: `  dayfly install
+  dayfly install --image registry.example.com/tools/dayfly:1.0
+  dayfly install --dry-run -o yaml | less
+  dayfly install --dry-run -o chart > dayfly.tgz  # a Helm chart of the same objects`,
+		Args: takes(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+	}
+	cmd.Flags().StringVar(&o.image, "image", deploy.Image(app.Version), "image of controller and routers")
+	cmd.Flags().IntVar(&o.routers, "routers", 2, "how many router replicas")
+	cmd.Flags().IntVar(&o.bounds.Namespace, "sessions-per-namespace", 200, "how many sessions a namespace holds; 0: no bound")
+	cmd.Flags().IntVar(&o.bounds.Owner, "sessions-per-owner", 50, "how many sessions of a namespace one owner has; 0: no bound")
+	cmd.Flags().StringSliceVar(&o.pull, "pull-secret", nil, "Secret in "+deploy.Namespace+" to pull the image with; can be repeated")
+	cmd.Flags().StringVar(&o.class, "priority-class", "", "priority class of the pods, such as system-cluster-critical (default the cluster's)")
+	cmd.Flags().StringVar(&o.otlp, "otlp-endpoint", "", "where traces go, by OTLP over HTTP, such as http://collector.monitoring:4318 (default nowhere)")
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the objects and change nothing")
+	cmd.Flags().StringVarP(&o.output, "output", "o", "yaml", "with --dry-run: yaml, or chart (a .tgz for Helm)")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 3*time.Minute, "how long to wait until it runs")
+	return cmd
+}
+
+func (o *installOptions) run(ctx context.Context) error {
+	if o.routers < 1 || o.routers > 16 {
+		return usererr.New(usererr.Usage, "use 2, or one for each zone or node that must keep its traffic", "--routers %d lies outside 1-16", o.routers)
+	}
+	if o.bounds.Namespace < 0 || o.bounds.Owner < 0 {
+		return usererr.New(usererr.Usage, "use 0 for no bound", "--sessions-per-namespace and --sessions-per-owner are not negative")
+	}
+	if o.otlp != "" {
+		if err := otlp.CheckEndpoint(o.otlp); err != nil {
+			return usererr.New(usererr.Usage, "use the address of a collector, such as http://collector.monitoring:4318", "--otlp-endpoint: %s", err)
+		}
+	}
+	objects, err := deploy.Objects(deploy.Options{Image: o.image, Version: o.app.Version, Routers: o.routers,
+		SessionsPerNamespace: o.bounds.Namespace, SessionsPerOwner: o.bounds.Owner,
+		PullSecrets: o.pull, PriorityClass: o.class, OTLPEndpoint: o.otlp})
+	if err != nil {
+		return err
+	}
+	if o.dryRun {
+		return o.show(objects)
+	}
+	c, err := o.app.open()
+	if err != nil {
+		return err
+	}
+	if err := c.Ping(ctx); err != nil {
+		return err
+	}
+	set, err := apply.Open(c.Config)
+	if err != nil {
+		return kube.Explain(err)
+	}
+	o.app.say("installing dayfly %s into %s", o.app.Version, c.Context)
+	if err := set.Apply(ctx, objects, func(s string) { o.app.say("  %s", s) }); err != nil {
+		return kube.Explain(err)
+	}
+	o.app.say("waiting until it runs")
+	if err := set.Wait(ctx, objects, o.timeout); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return usererr.New(usererr.TimedOut, "see: kubectl -n "+deploy.Namespace+" get pods; kubectl -n "+deploy.Namespace+" get events",
+			"dayfly did not start within %s", o.timeout).Because(err)
+	}
+	o.app.say("dayfly %s runs; give people access with: kubectl create rolebinding dayfly-developers --clusterrole dayfly-developer --group GROUP -n NAMESPACE", o.app.Version)
+	return nil
+}
+
+func (o *installOptions) show(objects []*unstructured.Unstructured) error {
+	if o.output == "chart" {
+		return deploy.WriteChart(o.app.Out, o.app.Version)
+	}
+	if o.output != "yaml" {
+		return usererr.New(usererr.Usage, "use -o yaml or -o chart", "there is no output format %q for --dry-run", o.output)
+	}
+	for _, obj := range objects {
+		data, err := yaml.Marshal(obj.Object)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(o.app.Out, "---\n%s", data)
+	}
+	return nil
+}
+
+// stateDir is where dayfly keeps what belongs to this laptop.
+func stateDir() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
+		return filepath.Join(dir, "dayfly"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", usererr.New(usererr.Failed, "set HOME or XDG_STATE_HOME", "there is no home directory to keep the session's key in").Because(err)
+	}
+	return filepath.Join(home, ".local", "state", "dayfly"), nil
+}

@@ -1,0 +1,172 @@
+//go:build bench
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+const proxyImage = "docker.io/dayfly/bench:dev"
+
+// What people would put in the way instead of a router: each sends requests with the header to another Service.
+const nginxConf = `daemon off; worker_processes 2; pid /tmp/nginx.pid; error_log stderr warn;
+events { worker_connections 1024; }
+http {
+  access_log off; keepalive_requests 1000000;
+  client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;
+  map $http_x_dayfly_session $to { default spare; bench other; }
+  upstream spare { server spare:80; keepalive 64; }
+  upstream other { server web:9090; }
+  server { listen 8080; location / { proxy_pass http://$to; proxy_http_version 1.1; proxy_set_header Connection ""; } }
+}
+`
+
+const haproxyConf = `global
+  maxconn 2048
+  nbthread 2
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  http-reuse always
+frontend in
+  bind :8080
+  use_backend other if { req.hdr(x-dayfly-session) bench }
+  default_backend spare
+backend spare
+  server s spare:80
+backend other
+  server o web:9090
+`
+
+func deployProxies(t *testing.T, ns string) {
+	t.Helper()
+	deploy(t, ns, "goproxy", 1, []string{"reverseproxy", "http://spare"})
+	must(t, cluster.Create(t.Context(), &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "proxies"}, Data: map[string]string{"nginx.conf": nginxConf, "haproxy.cfg": haproxyConf},
+	}))
+	deployProxy(t, ns, "nginx", proxyImage, "/usr/sbin/nginx", "-c", "/etc/bench/nginx.conf")
+	deployProxy(t, ns, "haproxy", proxyImage, "/usr/sbin/haproxy", "-f", "/etc/bench/haproxy.cfg")
+	deployProxy(t, ns, "stream", testappImage, "/testapp", "stream", "-addr", ":8080", "-bytes", strconv.Itoa(big))
+	for _, name := range []string{"goproxy", "nginx", "haproxy", "stream"} {
+		addService(t, ns, name, name)
+		awaitDeployment(t, ns, name)
+	}
+	addService(t, ns, "stream-captured", "stream")
+}
+
+// deployProxy runs a program of an image on port 8080.
+func deployProxy(t *testing.T, ns, name, image string, command ...string) {
+	t.Helper()
+	labels := map[string]string{"app": name}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
+	d.Spec = appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Replicas: new(int32(1))}
+	d.Spec.Template.Labels = labels
+	d.Spec.Template.Spec = corev1.PodSpec{
+		TerminationGracePeriodSeconds: new(int64(1)),
+		Containers: []corev1.Container{{
+			Name: "proxy", Image: image, ImagePullPolicy: corev1.PullIfNotPresent, Command: command,
+			Ports:          []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}},
+			ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromString("http")}}, PeriodSeconds: 1},
+			VolumeMounts:   []corev1.VolumeMount{{Name: "conf", MountPath: "/etc/bench"}, {Name: "tmp", MountPath: "/tmp"}},
+		}},
+		Volumes: []corev1.Volume{
+			{Name: "conf", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "proxies"}}}},
+			{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		},
+	}
+	must(t, cluster.Create(t.Context(), d))
+}
+
+type rateOf struct {
+	PerSecond, P50Micros, P99Micros float64
+	Errors                          int
+}
+
+// hammer measures small requests from the client pod.
+func hammer(t *testing.T, ns, host string, args ...string) rateOf {
+	t.Helper()
+	var r rateOf
+	out := inPod(t, ns, append(append([]string{"hammer", "-d", "1500ms"}, args...), "http://"+host+":80/")...)
+	must(t, json.Unmarshal([]byte(out), &r))
+	if r.Errors > 0 {
+		t.Errorf("%s %v: %d errors", host, args, r.Errors)
+	}
+	return r
+}
+
+// hammerAll runs the ways in turn and gives each one's medians.
+func hammerAll(ways ...func() rateOf) []rateOf {
+	got := make([][]rateOf, len(ways))
+	for range rounds {
+		for i, w := range ways {
+			got[i] = append(got[i], w())
+		}
+	}
+	out := make([]rateOf, len(ways))
+	for i, rs := range got {
+		pick := func(f func(rateOf) float64) float64 {
+			var xs []float64
+			for _, r := range rs {
+				xs = append(xs, f(r))
+			}
+			return median(xs)
+		}
+		out[i] = rateOf{PerSecond: pick(func(r rateOf) float64 { return r.PerSecond }),
+			P50Micros: pick(func(r rateOf) float64 { return r.P50Micros }), P99Micros: pick(func(r rateOf) float64 { return r.P99Micros })}
+	}
+	return out
+}
+
+func rows(what, against string, a, b rateOf) {
+	row(what+": requests per second", against, a.PerSecond, b.PerSecond, "/s")
+	row(what+": p50", against, a.P50Micros, b.P50Micros, "µs")
+	row(what+": p99", against, a.P99Micros, b.P99Micros, "µs")
+}
+
+// benchRouter: what the router costs those whose requests do not match.
+func benchRouter(t *testing.T, l *laptop, ns string, port int) {
+	for _, svc := range []string{"web", "stream-captured"} {
+		l.dayfly("-q", "intercept", "service", svc, "-r", "80", "-l", strconv.Itoa(port), "--session", "bench", "--drain", "0s", "--detach")
+	}
+	hosts := []string{"web", "spare", "nginx", "haproxy", "goproxy"} // through the routers; direct; through others
+	names := []string{"", "direct", "nginx", "HAProxy", "Go's ReverseProxy"}
+	for _, how := range [][]string{{"-c", "1"}, {"-c", "32"}, {"-c", "256"}, {"-c", "1", "-new"}, {"-c", "32", "-new"}} {
+		var ways []func() rateOf
+		for _, h := range hosts {
+			ways = append(ways, func() rateOf { return hammer(t, ns, h, how...) })
+		}
+		got := hammerAll(ways...)
+		what := fmt.Sprintf("router, not matching, %s kept connections", how[1])
+		if len(how) > 2 {
+			what = fmt.Sprintf("router, not matching, %s at once, each on a new connection", how[1])
+		}
+		for i := 1; i < len(hosts); i++ {
+			rows(what, names[i], got[0], got[i])
+		}
+	}
+	path := fmt.Sprintf("/bytes/%d", big)
+	var ways []func() float64
+	for _, h := range hosts {
+		ways = append(ways, func() float64 { return number(t, inPod(t, ns, "fetch", "http://"+h+path)) })
+	}
+	m := measure(t, ways...)
+	for i := 1; i < len(hosts); i++ {
+		row("router, not matching, one response of 512 MiB", names[i], m[0], m[i], "MB/s")
+	}
+	m = measure(t,
+		func() float64 { return number(t, inPod(t, ns, "fetch", "-stream", "stream-captured:80")) },
+		func() float64 { return number(t, inPod(t, ns, "fetch", "-stream", "stream:80")) },
+	)
+	row("router, TCP, 512 MiB", "direct", m[0], m[1], "MB/s")
+	l.dayfly("-q", "session", "close", "bench")
+}
