@@ -80,7 +80,7 @@ unit:
 	cd testcluster/components/kubernetes && go test -trimpath ./netpol/
 
 e2e: install bin/helmtemplate
-	KUBECONFIG=$$($(TC) kubeconfig) go test -count=1 -timeout 60m ./test/e2e/...
+	KUBECONFIG=$$($(TC) kubeconfig) test/e2e.sh
 
 test: debs unit e2e
 

@@ -55,6 +55,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	go watchMachine()
 	os.Exit(m.Run())
 }
 
