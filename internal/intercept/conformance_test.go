@@ -34,6 +34,23 @@ type stage struct {
 	peers  []*peer
 }
 
+func newStage(t testing.TB, w way) *stage {
+	s := &stage{t: t, server: listen(t)}
+	s.addr = s.server.Addr().String()
+	if w.route != nil {
+		origin := s.server
+		if w.kind == toMatched {
+			origin = listen(t) // dialled if the client is slow to speak
+		}
+		g := newRig(t, Options{Endpoints: endpoints(origin), DialTunnel: tunnelTo(s.server, w.stream)})
+		rt := *w.route
+		rt.ID = "r"
+		g.apply("1", Listener{Routes: []Route{rt}})
+		s.addr = g.addr(1)
+	}
+	return s
+}
+
 func (s *stage) dial() *peer   { return s.add(dialPeer(s.t, s.addr)) }
 func (s *stage) accept() *peer { return s.add(acceptPeer(s.t, "server", s.server)) }
 
@@ -539,6 +556,31 @@ var scripts = []script{
 		_ = o.Close()
 		c.expectEnd()
 	}, toAll | toMatched},
+	{"10,000 requests on a connection", "one after the other", func(s *stage) {
+		c, o := s.open(get)
+		pass(o, c, ok)
+		for i := range 10_000 {
+			pass(c, o, numbered(i))
+			pass(o, c, ok)
+		}
+	}, 0},
+	{"10,000 requests in flight on a connection", "pipelined by a client that does not wait", func(s *stage) {
+		c := s.dial()
+		go func() {
+			for i := range 10_000 {
+				_, _ = io.WriteString(c, numbered(i))
+			}
+		}()
+		o := s.accept()
+		for i := range 10_000 {
+			o.expect(numbered(i))
+			o.send(ok)
+			if i%100 == 99 {
+				c.expect(strings.Repeat(ok, 100))
+			}
+		}
+		c.expectQuiet()
+	}, 0},
 	{"64 MiB each way", "by splice where there are two sockets", func(s *stage) {
 		const size = 64 << 20
 		c, o := s.open(fmt.Sprintf("PUT / HTTP/1.1\r\nHost: shop\r\nContent-Length: %d\r\n\r\n", size))
@@ -573,6 +615,14 @@ var scripts = []script{
 	}, 0},
 }
 
+// numbered is a request that no other is like; one in four has a body.
+func numbered(i int) string {
+	if i%4 == 0 {
+		return fmt.Sprintf("PUT /cart/%d HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r\nabc", i)
+	}
+	return fmt.Sprintf("GET /cart/%d HTTP/1.1\r\nHost: shop\r\n\r\n", i)
+}
+
 // passMuch passes size random bytes.
 func passMuch(t testing.TB, from, to *peer, size int64) {
 	t.Helper()
@@ -597,13 +647,15 @@ var (
 	missing  = Match{Headers: []HeaderMatch{{Name: "Host", Value: "other"}}}
 )
 
-// ways are the ways between client and server; nobody may be able to tell them apart.
-var ways = []struct {
+type way struct {
 	name   string
 	route  *Route // nil: directly
 	stream bool   // the tunnel is not a TCP connection
 	kind   wayKind
-}{
+}
+
+// ways are the ways between client and server; nobody may be able to tell them apart.
+var ways = []way{
 	{name: "direct", kind: toOrigin},
 	{name: "not matching", kind: toOrigin, route: &Route{Match: missing}},
 	{name: "matching", kind: toMatched, route: &Route{Match: matching}},
@@ -622,19 +674,7 @@ func TestNobodyCanTellTheRouterFromAWire(t *testing.T) {
 					continue
 				}
 				t.Run(way.name, func(t *testing.T) {
-					s := &stage{t: t, server: listen(t)}
-					s.addr = s.server.Addr().String()
-					if way.route != nil {
-						origin := s.server
-						if way.kind == toMatched {
-							origin = listen(t) // dialled if the client is slow to speak
-						}
-						g := newRig(t, Options{Endpoints: endpoints(origin), DialTunnel: tunnelTo(s.server, way.stream)})
-						rt := *way.route
-						rt.ID = "r"
-						g.apply("1", Listener{Routes: []Route{rt}})
-						s.addr = g.addr(1)
-					}
+					s := newStage(t, way)
 					sc.play(s)
 					if way.route == nil {
 						direct = s.transcript()

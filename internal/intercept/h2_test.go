@@ -62,6 +62,11 @@ func h2Handler(name string) http.Handler {
 			}
 		}
 	})
+	mux.HandleFunc("/count", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Name", name)
+		n, _ := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n)
+	})
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) { // each piece at once
 		w.Header().Set("X-Name", name)
 		w.WriteHeader(200)
