@@ -93,6 +93,24 @@ func TestMechanismsKnowNothingOfKubernetes(t *testing.T) {
 	}
 }
 
+// What reads objects from files asks no cluster, on nobody's behalf.
+func TestSourcesAskNoCluster(t *testing.T) {
+	for _, p := range []string{"source", "mention"} {
+		if n := layers(t)[p]; n != 2 {
+			t.Errorf("package %s is in layer %d of docs/architecture.md", p, n)
+		}
+		out, err := exec.Command("go", "list", "-f", `{{join .Imports "\n"}}`, "./"+p).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for imp := range strings.FieldsSeq(string(out)) {
+			if strings.HasPrefix(imp, "k8s.io/client-go") || strings.HasPrefix(imp, "sigs.k8s.io/controller-runtime") {
+				t.Errorf("%s imports %s", p, imp)
+			}
+		}
+	}
+}
+
 func TestEveryPackageOpensWithASentence(t *testing.T) {
 	err := filepath.WalkDir("..", func(path string, d os.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {

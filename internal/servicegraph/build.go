@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/mention"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -179,9 +180,10 @@ func (b *builder) call(from, to *Node, port int32, by Source, detail string) {
 func (b *builder) configured() {
 	for i := range b.o.Workloads {
 		w := &b.o.Workloads[i]
-		for _, f := range configuration(w, b.o.ConfigMaps) {
-			to, port := b.resolve(w.Namespace, f.mention)
-			b.call(b.ofWork[i], to, port, ByConfiguration, f.where)
+		configMap := func(name string) *corev1.ConfigMap { return b.o.ConfigMaps[keyOf(w.Namespace, name)] }
+		for _, f := range mention.OfPod(&w.Pod, configMap) {
+			to, port := b.resolve(w.Namespace, f.Mention)
+			b.call(b.ofWork[i], to, port, ByConfiguration, f.Where)
 		}
 	}
 }

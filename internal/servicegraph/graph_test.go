@@ -153,42 +153,6 @@ func render(t *testing.T, g *Graph, name string) []byte {
 	return out.Bytes()
 }
 
-func TestMentionsAreHostsAndNothingElse(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		why, key, value string
-		want            []mention
-	}{
-		{"a URL", "ANY", "http://catalog:80/items", []mention{{host: "catalog", port: 80, sure: true, web: 80}}},
-		{"a URL without a port", "ANY", "https://catalog", []mention{{host: "catalog", sure: true, web: 443}}},
-		{"a database's URL with a password", "DSN", "postgres://u:p%40ss@db.shop:5432/x?sslmode=off", []mention{{host: "db.shop", port: 5432, sure: true}, {host: "db.shop", port: 5432}}},
-		{"several hosts in one URL", "ANY", "mongodb://a:1,b:2/x", []mention{{host: "a", port: 1, sure: true}, {host: "b", port: 2, sure: true}, {host: "b", port: 2}}},
-		{"JDBC", "ANY", "jdbc:postgresql://db:5432/shop", []mention{{host: "db", port: 5432, sure: true}}},
-		{"Go's MySQL", "ANY", "u:p@tcp(db:3306)/shop", []mention{{host: "db", port: 3306}}},
-		{"a name with a port", "ANY", "catalog:80", []mention{{host: "catalog", port: 80}}},
-		{"brokers", "KAFKA_BROKERS", "k0:9092,k1:9092", []mention{{host: "k0", port: 9092}, {host: "k1", port: 9092}, {host: "k0", port: 9092, sure: true}, {host: "k1", port: 9092, sure: true}}},
-		{"a full name", "ANY", "catalog.shop.svc.cluster.local", []mention{{host: "catalog.shop.svc.cluster.local", sure: true}}},
-		{"a host's variable", "CATALOG_HOST", "catalog", []mention{{host: "catalog", sure: true}}},
-		{"a service's variable", "CATALOG_SERVICE", "catalog.shop", []mention{{host: "catalog.shop", sure: true}}},
-		{"camel case", "catalogUrl", "catalog", []mention{{host: "catalog", sure: true}}},
-		{"a flag", "catalog-addr", "catalog", []mention{{host: "catalog", sure: true}}},
-		{"libpq's", "PGHOST", "db", []mention{{host: "db", sure: true}}},
-		{"a word is no host", "FEATURE", "catalog", nil},
-		{"the service's own name is no call", "OTEL_SERVICE_NAME", "catalog", nil},
-		{"a path", "CATALOG_PATH", "/srv/catalog", nil},
-		{"a sentence", "GREETING", "welcome to the catalog", nil},
-		{"a substring", "ANY", "mycatalog.example.com/catalog", nil},
-		{"an address", "HOST", "0.0.0.0", nil},
-		{"a port alone", "HOST", ":8080", nil},
-		{"an e-mail address", "FROM", "shop@catalog", nil},
-		{"a class", "MAIN", "com.example.catalog.Main", nil},
-	} {
-		if diff := cmp.Diff(c.want, mentionsOf(c.key, c.value), cmp.AllowUnexported(mention{})); diff != "" {
-			t.Errorf("%s: %s=%s (-want +got):\n%s", c.why, c.key, c.value, diff)
-		}
-	}
-}
-
 // What a setting holds, and what a rule asks of a credential, is in no form of the graph.
 func TestGraphShowsNoValues(t *testing.T) {
 	t.Parallel()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/mention"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -192,7 +193,7 @@ func (e *eye) configMaps() {
 	names := map[client.ObjectKey]bool{}
 	for i := range e.o.Workloads {
 		w := &e.o.Workloads[i]
-		for _, n := range configMapsOf(&w.Pod) {
+		for _, n := range mention.ConfigMaps(&w.Pod) {
 			names[client.ObjectKey{Namespace: w.Namespace, Name: n}] = true
 		}
 	}

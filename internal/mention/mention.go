@@ -1,4 +1,6 @@
-package servicegraph
+// Package mention finds the Services that a workload's configuration names: the hosts in its environment, arguments and
+// ConfigMaps, and which Service of which namespace each means. Secrets are not read, and values are looked at, never kept.
+package mention
 
 import (
 	"net"
@@ -13,12 +15,12 @@ const (
 	maxMentions = 512      // of one text
 )
 
-// mention is a text that may name a Service: a host and how sure it is to be one.
-type mention struct {
-	host string
-	port int // 0: not said
-	sure bool
-	web  int // the port that the URL's scheme means if it names none; 0: no such scheme
+// Mention is a text that may name a Service: a host and how sure it is to be one.
+type Mention struct {
+	Host string
+	Port int // 0: not said
+	Sure bool
+	Web  int // the port that the URL's scheme means if it names none; 0: no such scheme
 }
 
 var (
@@ -43,7 +45,7 @@ func isHostKey(key string) bool {
 }
 
 // mentionsOf finds what a setting's value may name. Values are looked at, never kept.
-func mentionsOf(key, value string) []mention {
+func mentionsOf(key, value string) []Mention {
 	out := mentionsIn(value)
 	if !isHostKey(key) {
 		return out
@@ -51,27 +53,27 @@ func mentionsOf(key, value string) []mention {
 	for part := range strings.FieldsFuncSeq(clip(value), func(r rune) bool { return r == ',' || r == ';' || r == ' ' }) {
 		host, port := splitPort(part)
 		if isHost(host) {
-			out = append(out, mention{host: host, port: port, sure: true})
+			out = append(out, Mention{Host: host, Port: port, Sure: true})
 		}
 	}
 	return out
 }
 
 // mentionsIn finds hosts in a text of any kind: those of URLs, names with ports, and names that go through "svc".
-func mentionsIn(text string) []mention {
+func mentionsIn(text string) []Mention {
 	text = clip(text)
-	var out []mention
+	var out []Mention
 	for _, m := range authority.FindAllStringSubmatch(text, maxMentions) {
 		out = append(out, hostsOf(m[1], m[2])...)
 	}
 	for _, m := range findOverlapping(hostPort, text) {
 		if host, port := splitPort(m[1] + ":" + m[2]); isHost(host) && port > 0 {
-			out = append(out, mention{host: host, port: port})
+			out = append(out, Mention{Host: host, Port: port})
 		}
 	}
 	for _, m := range findOverlapping(qualified, text) {
 		if isHost(m[1]) {
-			out = append(out, mention{host: m[1], sure: true})
+			out = append(out, Mention{Host: m[1], Sure: true})
 		}
 	}
 	return out
@@ -99,17 +101,17 @@ func findOverlapping(re *regexp.Regexp, text string) [][]string {
 }
 
 // hostsOf takes a URL's authority apart.
-func hostsOf(scheme, authority string) []mention {
+func hostsOf(scheme, authority string) []Mention {
 	web := map[string]int{"http": 80, "ws": 80, "https": 443, "wss": 443}[strings.ToLower(scheme)]
 	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
 		authority = authority[i+1:]
 	}
 	authority = strings.TrimPrefix(authority, "tcp(") // go-sql-driver's
-	var out []mention
+	var out []Mention
 	for part := range strings.SplitSeq(authority, ",") {
 		host, port := splitPort(strings.TrimRight(part, ")"))
 		if isHost(host) {
-			out = append(out, mention{host, port, true, web})
+			out = append(out, Mention{host, port, true, web})
 		}
 	}
 	return out
@@ -134,8 +136,8 @@ func isHost(s string) bool {
 func clip(s string) string { return s[:min(len(s), maxText)] }
 
 // mentionsInFile reads a configuration file of any format: line by line, without comments.
-func mentionsInFile(text string) []mention {
-	var out []mention
+func mentionsInFile(text string) []Mention {
+	var out []Mention
 	for line := range strings.Lines(clip(text)) {
 		trimmed := strings.TrimSpace(line)
 		if trimmed == "" || trimmed[0] == '#' || trimmed[0] == ';' || strings.HasPrefix(trimmed, "//") {

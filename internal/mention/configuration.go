@@ -1,33 +1,32 @@
-package servicegraph
+package mention
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// found is one mention in a workload's configuration, and where it stands.
-type found struct {
-	mention
-	where string // for people; never the value
+// Found is one mention in a workload's configuration, and where it stands.
+type Found struct {
+	Mention
+	Where string // for people; never the value
 }
 
-// configuration finds every mention in what a workload is told: environment, command, arguments and ConfigMaps. Secrets are
-// not read.
-func configuration(w *Running, maps map[client.ObjectKey]*corev1.ConfigMap) []found {
-	var out []found
-	configMap := func(name string) *corev1.ConfigMap { return maps[client.ObjectKey{Namespace: w.Namespace, Name: name}] }
-	for i := range w.Pod.InitContainers {
-		out = append(out, ofContainer(&w.Pod.InitContainers[i], configMap)...)
+// OfPod finds every mention in what a workload's pods are told: environment, command, arguments and ConfigMaps, which
+// configMap gives by name (nil: there is none, or it cannot be read).
+func OfPod(p *corev1.PodSpec, configMap func(name string) *corev1.ConfigMap) []Found {
+	var out []Found
+	for i := range p.InitContainers {
+		out = append(out, ofContainer(&p.InitContainers[i], configMap)...)
 	}
-	for i := range w.Pod.Containers {
-		out = append(out, ofContainer(&w.Pod.Containers[i], configMap)...)
+	for i := range p.Containers {
+		out = append(out, ofContainer(&p.Containers[i], configMap)...)
 	}
-	for _, f := range filesOf(&w.Pod) {
+	for _, f := range filesOf(p) {
 		out = append(out, ofFiles(f, configMap(f.configMap))...)
 	}
 	return out
@@ -36,19 +35,19 @@ func configuration(w *Running, maps map[client.ObjectKey]*corev1.ConfigMap) []fo
 // variable is one environment variable and where its value comes from.
 type variable struct{ name, value, where string }
 
-func ofContainer(c *corev1.Container, configMap func(string) *corev1.ConfigMap) []found {
+func ofContainer(c *corev1.Container, configMap func(string) *corev1.ConfigMap) []Found {
 	vars := variables(c, configMap)
 	values := map[string]string{}
 	for _, v := range vars {
 		values[v.name] = v.value
 	}
-	var out []found
+	var out []Found
 	for _, v := range vars {
 		for _, m := range mentionsOf(v.name, v.value) {
-			if m.port == 0 {
-				m.port = portBeside(v.name, values)
+			if m.Port == 0 {
+				m.Port = portBeside(v.name, values)
 			}
-			out = append(out, found{m, v.where})
+			out = append(out, Found{m, v.where})
 		}
 	}
 	args := slices.Concat(c.Command, c.Args)
@@ -66,7 +65,7 @@ func ofContainer(c *corev1.Container, configMap func(string) *corev1.ConfigMap) 
 			if key != "" {
 				where = "argument " + key
 			}
-			out = append(out, found{m, where})
+			out = append(out, Found{m, where})
 		}
 	}
 	return out
@@ -80,7 +79,7 @@ func variables(c *corev1.Container, configMap func(string) *corev1.ConfigMap) []
 			continue
 		}
 		if m := configMap(from.ConfigMapRef.Name); m != nil {
-			for _, k := range sortedKeys(m.Data) {
+			for _, k := range slices.Sorted(maps.Keys(m.Data)) {
 				out = append(out, variable{from.Prefix + k, m.Data[k], from.Prefix + k + " in configmap " + m.Name})
 			}
 		}
@@ -169,25 +168,25 @@ func filesOf(p *corev1.PodSpec) []files {
 	return out
 }
 
-func ofFiles(f files, m *corev1.ConfigMap) []found {
+func ofFiles(f files, m *corev1.ConfigMap) []Found {
 	if m == nil {
 		return nil
 	}
 	keys := f.keys
 	if len(keys) == 0 {
-		keys = sortedKeys(m.Data)
+		keys = slices.Sorted(maps.Keys(m.Data))
 	}
-	var out []found
+	var out []Found
 	for _, k := range keys {
 		for _, mention := range mentionsInFile(m.Data[k]) {
-			out = append(out, found{mention, k + " in configmap " + m.Name})
+			out = append(out, Found{mention, k + " in configmap " + m.Name})
 		}
 	}
 	return out
 }
 
-// configMapsOf names the ConfigMaps that a workload uses, once each. kube-root-ca.crt is in every pod and names nothing.
-func configMapsOf(p *corev1.PodSpec) []string {
+// ConfigMaps names the ConfigMaps that a workload uses, once each. kube-root-ca.crt is in every pod and names nothing.
+func ConfigMaps(p *corev1.PodSpec) []string {
 	names := map[string]bool{}
 	for _, containers := range [][]corev1.Container{p.InitContainers, p.Containers} {
 		for _, c := range containers {
@@ -207,5 +206,5 @@ func configMapsOf(p *corev1.PodSpec) []string {
 		names[f.configMap] = true
 	}
 	delete(names, "kube-root-ca.crt")
-	return sortedKeys(names)
+	return slices.Sorted(maps.Keys(names))
 }
