@@ -31,8 +31,8 @@ bin/dayfly-faults: bin/dayfly
 bin/testapp: $(wildcard test/e2e/testapp/*.go)
 	$(GO_BUILD) -o $@ ./test/e2e/testapp
 
-bin/grpcapp: $(wildcard test/http2/grpcapp/*.go) test/http2/go.sum
-	cd test/http2 && go build -trimpath -ldflags "-s -w" -o ../../bin/grpcapp ./grpcapp
+bin/grpcapp: $(wildcard test/protocols/grpcapp/*.go) test/protocols/go.sum
+	cd test/protocols && go build -trimpath -ldflags "-s -w" -o ../../bin/grpcapp ./grpcapp
 
 bin/shop: $(shell find examples/shop -type f) examples/shop/go.sum
 	cd examples/shop && go build -trimpath -ldflags "-s -w" -o ../../bin/shop .
@@ -75,7 +75,7 @@ unit:
 	go test ./api/... ./cmd/... ./internal/... ./deploy/...
 	cd examples/shop && go vet ./... && go test ./...
 	cd test/chart && go vet ./... && go test ./...
-	cd test/http2 && go vet ./... && go test ./...
+	cd test/protocols && go vet ./... && go test ./...
 	cd testcluster && go vet ./... && go test ./...
 	cd testcluster/components/kubernetes && go test -trimpath ./netpol/
 

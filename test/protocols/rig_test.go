@@ -1,6 +1,6 @@
-// Package http2 tests the router's HTTP/2 with what others have written: gRPC's own interop tests, h2spec,
-// nghttp2. It is a module of its own so that they weigh on nothing else.
-package http2
+// Package protocols tests the router with what others have written: gRPC's own interop tests, h2spec, nghttp2, and servers of
+// WebSocket with the cases of Autobahn's test suite. It is a module of its own so that they weigh on nothing else.
+package protocols
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-module dayfly.dev/dayfly/test/http2
+module dayfly.dev/dayfly/test/protocols
 
 go 1.26.0
 
@@ -6,6 +6,9 @@ replace dayfly.dev/dayfly => ../..
 
 require (
 	dayfly.dev/dayfly v0.0.0
+	github.com/coder/websocket v1.8.15
+	github.com/klauspost/compress v1.17.9
+	github.com/lxzan/gws v1.8.9
 	github.com/summerwind/h2spec v2.2.1+incompatible
 	google.golang.org/grpc v1.85.0
 )
@@ -13,6 +16,7 @@ require (
 require (
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
 	github.com/cncf/xds/go v0.0.0-20260202195803-dba9d589def2 // indirect
+	github.com/dolthub/maphash v0.1.0 // indirect
 	github.com/envoyproxy/protoc-gen-validate v1.3.3 // indirect
 	github.com/fatih/color v1.19.0 // indirect
 	github.com/mattn/go-colorable v0.1.14 // indirect
