@@ -40,35 +40,37 @@ func (r *rendering) helm() error {
 		return err
 	}
 	for _, name := range sortedKeys(first) {
-		if first[name] != again[name] {
-			r.warn("%s renders differently each time (a random number, a certificate or the time): every update changes it; set its value", name)
-		}
-		if err := r.takeRendered(name, first[name]); err != nil {
+		kept, err := r.takeRendered(name, first[name])
+		if err != nil {
 			return err
+		}
+		if kept && first[name] != again[name] {
+			r.warn("%s renders differently each time (a random number, a certificate or the time), so every update changes it: set its value", name)
 		}
 	}
 	return nil
 }
 
-// takeRendered takes the objects of one rendered template.
-func (r *rendering) takeRendered(name, text string) error {
+// takeRendered takes the objects of one rendered template, and says whether there are any.
+func (r *rendering) takeRendered(name, text string) (kept bool, err error) {
 	if base := path.Base(name); base == "NOTES.txt" || strings.HasPrefix(base, "_") || strings.TrimSpace(text) == "" {
-		return nil
+		return false, nil
 	}
-	objects, err := parse(name+", as rendered,", []byte(text))
+	objects, err := parse(name+" (as rendered)", []byte(text))
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, o := range objects {
 		o.from = name
 		switch hook := o.GetAnnotations()["helm.sh/hook"]; {
 		case hook == "":
 			r.objects = append(r.objects, o)
+			kept = true
 		case !strings.HasPrefix(hook, "test"):
 			r.warn("%s (%s) is left out: Helm runs it on %s, and an environment has no such moments", o, name, hook)
 		}
 	}
-	return nil
+	return kept, nil
 }
 
 // template loads the chart and renders its templates, by path.
@@ -183,13 +185,11 @@ func (e entry) Mode() fs.FileMode {
 
 func (r *rendering) capabilities() (*common.Capabilities, error) {
 	caps := common.DefaultCapabilities.Copy()
-	if r.o.KubeVersion != "" {
-		v, err := common.ParseKubeVersion(r.o.KubeVersion)
-		if err != nil {
-			return nil, fmt.Errorf("reading the version of Kubernetes %q: %w", r.o.KubeVersion, err)
-		}
-		caps.KubeVersion = *v
+	v, err := common.ParseKubeVersion(cmp.Or(r.o.KubeVersion, "v1.36.0"))
+	if err != nil {
+		return nil, fmt.Errorf("reading the version of Kubernetes %q: %w", r.o.KubeVersion, err)
 	}
+	caps.KubeVersion = *v
 	if len(r.o.APIVersions) > 0 {
 		caps.APIVersions = r.o.APIVersions
 	}

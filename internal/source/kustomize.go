@@ -31,7 +31,7 @@ func (r *rendering) kustomize() error {
 			return fmt.Errorf("rendering %s: %w", name, err)
 		}
 	}
-	m, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(fsys, "/"+r.path)
+	m, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(fsys, path.Join("/", r.path))
 	if err != nil {
 		return usererr.New(usererr.Refused, "kustomize build says the same", "%s cannot be built: %s%s", r.folder.kustomization(r.path), inSource(err), w.both(err))
 	}

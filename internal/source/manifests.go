@@ -186,7 +186,7 @@ func shaped(u *unstructured.Unstructured) error {
 	for _, key := range []string{"name", "namespace"} {
 		if v, ok := m[key]; ok && v != nil {
 			if _, ok := v.(string); !ok {
-				return fmt.Errorf("its metadata.%s is no text", key)
+				return fmt.Errorf("its metadata.%s is no text: put it in quotes", key)
 			}
 		}
 	}

@@ -24,17 +24,18 @@ var clusterScoped = map[string]string{
 	"ServiceCIDR": "networking.k8s.io", "IPAddress": "networking.k8s.io",
 	"CertificateSigningRequest": "certificates.k8s.io", "ClusterTrustBundle": "certificates.k8s.io",
 	"FlowSchema": "flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration": "flowcontrol.apiserver.k8s.io",
-	"DeviceClass": "resource.k8s.io", "ResourceSlice": "resource.k8s.io", "DeviceTaintRule": "resource.k8s.io",
+	"DeviceClass": "resource.k8s.io", "ResourceSlice": "resource.k8s.io", "DeviceTaintRule": "resource.k8s.io", "ResourcePoolStatusRequest": "resource.k8s.io",
 	"StorageVersion": "internal.apiserver.k8s.io", "StorageVersionMigration": "storagemigration.k8s.io",
 	"TokenReview": "authentication.k8s.io", "SelfSubjectReview": "authentication.k8s.io",
 	"SubjectAccessReview": "authorization.k8s.io", "SelfSubjectAccessReview": "authorization.k8s.io", "SelfSubjectRulesReview": "authorization.k8s.io",
-	"PodSecurityPolicy": "policy",
+	"PodSecurityPolicy": "policy", "ImageReview": "imagepolicy.k8s.io",
 }
 
 // namespacedGroups are the groups whose other kinds are all built in and namespaced.
 var namespacedGroups = []string{
 	"", "apps", "batch", "autoscaling", "policy", "networking.k8s.io", "rbac.authorization.k8s.io", "coordination.k8s.io", "discovery.k8s.io",
 	"events.k8s.io", "extensions", "storage.k8s.io", "authorization.k8s.io", "resource.k8s.io", "certificates.k8s.io",
+	"scheduling.k8s.io", "lifecycle.k8s.io",
 }
 
 // Scope says whether a kind belongs to namespaces, and whether it is known here, because it is built in. Of others only the

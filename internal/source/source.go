@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -55,7 +56,7 @@ type Options struct {
 
 	CronJobs bool `json:"cronJobs,omitempty"` // leaves CronJobs as they are; else they are suspended
 
-	KubeVersion string   `json:"kubeVersion,omitempty"` // what charts are told of the cluster, such as "v1.36.3"
+	KubeVersion string   `json:"kubeVersion,omitempty"` // what charts are told of the cluster; "": v1.36.0
 	APIVersions []string `json:"apiVersions,omitempty"` // likewise, such as "batch/v1" and "batch/v1/CronJob"; empty: the built-in ones
 }
 
@@ -132,7 +133,7 @@ func Render(ctx context.Context, f Folder, o Options) (*Rendered, error) {
 	case got := <-done:
 		return got.r, got.err
 	case <-ctx.Done():
-		return nil, usererr.New(usererr.TimedOut, "a template of the source may loop, or make too much", "rendering the source did not end in time").Because(ctx.Err())
+		return nil, late(ctx.Err())
 	}
 }
 
@@ -246,10 +247,8 @@ func (r *rendering) find() error {
 		if r.kind == "" {
 			r.kind = found
 		}
-	case told:
-		return usererr.New(usererr.NotFound, "a source is a kustomization, a Helm chart, or manifests in YAML or JSON", "nothing in %s can be rendered", r.path)
 	default:
-		return r.search()
+		return r.search(told)
 	}
 	if r.kind == Kustomize && r.folder.kustomization(r.path) == "" || r.kind == Helm && r.folder[path.Join(r.path, "Chart.yaml")] == nil {
 		return usererr.New(usererr.NotFound, "", "%s is no %s source: it has no %s", r.path, r.kind, map[string]string{Kustomize: "kustomization.yaml", Helm: "Chart.yaml"}[r.kind])
@@ -257,21 +256,27 @@ func (r *rendering) find() error {
 	return nil
 }
 
-// search finds the one subfolder that can be rendered, where the folder itself cannot.
-func (r *rendering) search() error {
-	want := r.kind
+// search finds the one subfolder that can be rendered, where the folder itself cannot. Manifests below a folder that was
+// named are rendered all together.
+func (r *rendering) search(told bool) error {
 	candidates := map[string]string{}
 	for name := range r.folder {
-		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-			if strings.Count(dir, "/") > 1 || hidden(dir) {
-				continue
-			}
-			if k := r.folder.kindAt(dir); k != "" && (want == "" || k == want) {
-				candidates[dir] = k
-			}
+		below, ok := relative(r.path, path.Dir(name))
+		if !ok || below == "." || strings.Count(below, "/") > 1 || hidden(below) {
+			continue
+		}
+		if k := r.folder.kindAt(path.Dir(name)); k != "" && (r.kind == "" || k == r.kind) {
+			candidates[path.Dir(name)] = k
 		}
 	}
-	outer := slices.DeleteFunc(sortedKeys(candidates), func(dir string) bool { // a chart's own charts, a base beside its overlays
+	built := func(k string) bool { return k != Manifests }
+	if slices.ContainsFunc(slices.Collect(maps.Values(candidates)), built) {
+		maps.DeleteFunc(candidates, func(_, k string) bool { return !built(k) })
+	} else if told && len(candidates) > 0 {
+		r.kind = Manifests
+		return nil
+	}
+	outer := slices.DeleteFunc(sortedKeys(candidates), func(dir string) bool { // a chart's own charts, a base below its overlay
 		for up := path.Dir(dir); up != "."; up = path.Dir(up) {
 			if candidates[up] != "" {
 				return true
@@ -281,12 +286,19 @@ func (r *rendering) search() error {
 	})
 	switch len(outer) {
 	case 0:
-		return usererr.New(usererr.NotFound, "a source is a kustomization, a Helm chart, or manifests in YAML or JSON", "nothing in the folder can be rendered")
+		return usererr.New(usererr.NotFound, "a source is a kustomization, a Helm chart, or manifests in YAML or JSON", "nothing in %s can be rendered", shownPath(r.path))
 	case 1:
 		r.path, r.kind = outer[0], candidates[outer[0]]
 		return nil
 	}
-	return usererr.New(usererr.Usage, "say which, as the path", "several folders can be rendered: %s", strings.Join(outer, ", "))
+	return usererr.New(usererr.Usage, "say which, as the path", "several folders in %s can be rendered: %s", shownPath(r.path), strings.Join(outer, ", "))
+}
+
+func shownPath(p string) string {
+	if p == "." {
+		return "the folder"
+	}
+	return p
 }
 
 // kindAt says what a subfolder is: "" if nothing that can be rendered.

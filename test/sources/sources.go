@@ -1,0 +1,7 @@
+// Package sources pins applications that others wrote, for tests to make environments of: `go mod download -json MODULE` in
+// this folder says where their charts and kustomizations are. It is a module of its own, which no binary of dayfly links.
+package sources
+
+import (
+	_ "github.com/stefanprodan/podinfo/pkg/version"
+)
