@@ -37,7 +37,7 @@ bin/grpcapp: $(wildcard test/protocols/grpcapp/*.go) test/protocols/go.sum
 bin/shop: $(shell find examples/shop -type f) examples/shop/go.sum
 	cd examples/shop && go build -trimpath -ldflags "-s -w" -o ../../bin/shop .
 
-# Renders the chart as Helm does; its module is apart so that Helm is none of dayfly's dependencies.
+# Renders dayfly's own chart as Helm does.
 bin/helmtemplate: $(shell find test/chart -name '*.go') test/chart/go.sum $(shell find deploy -type f)
 	cd test/chart && go build -trimpath -o ../../bin/helmtemplate ./helmtemplate
 

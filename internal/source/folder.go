@@ -62,7 +62,7 @@ func ReadFolder(fsys fs.FS) (Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.f, nil
+	return r.f, r.f.check()
 }
 
 // reader reads one folder.

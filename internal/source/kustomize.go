@@ -21,6 +21,9 @@ func (r *rendering) kustomize() error {
 	if err := w.visit(r.path); err != nil {
 		return err
 	}
+	if err := w.again(); err != nil {
+		return err
+	}
 	fsys := filesys.MakeFsInMemory()
 	for _, name := range sortedKeys(r.folder) {
 		data, ok := w.files[name]
@@ -66,6 +69,9 @@ type kustomizations struct {
 	seen   map[string]bool
 	files  map[string][]byte   // what they read, with parameters
 	places map[string][]string // where an object's kind and name stand, for messages
+
+	configured bool // a kustomization makes generators or transformers: any file may be configuration
+	urlsOnly   bool // looks for URLs and repositories, not for files that are missing
 }
 
 // holding are the fields whose texts name files, folders or other sources: of kustomizations, and of what configures
@@ -86,6 +92,11 @@ var programs = []string{"helmCharts", "helmGlobals", "helmChartInflationGenerato
 
 // elsewhere is what Kustomize takes for a URL or a repository.
 var elsewhere = regexp.MustCompile(`(?i)^(git::)?([a-z][a-z0-9+.-]*:|[a-z][a-z0-9-]*@|github\.com[/:])`)
+
+// among compares as Kustomize does: any case will do.
+func among(fields []string, field string) bool {
+	return slices.ContainsFunc(fields, func(f string) bool { return strings.EqualFold(f, field) })
+}
 
 // visit reads a folder's kustomization and what it names.
 func (w *kustomizations) visit(dir string) error {
@@ -135,16 +146,20 @@ func (w *kustomizations) node(n *yaml.Node, name, dir, field string) error {
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i].Value
-			if field == "" && slices.Contains(programs, key) {
+			if field == "" && among(programs, key) {
 				return usererr.New(usererr.Refused, "make the chart a source of its own, or render it into the folder", "%s:%d asks for %s, which would start Helm", name, n.Content[i].Line, key)
 			}
-			if err := w.node(n.Content[i+1], name, dir, strings.TrimPrefix(field+"."+key, ".")); err != nil {
+			below := strings.TrimPrefix(field+"."+key, ".")
+			if key == "<<" {
+				below = field
+			}
+			if err := w.node(n.Content[i+1], name, dir, below); err != nil {
 				return err
 			}
 		}
 		return nil
 	case yaml.ScalarNode:
-		if slices.Contains(holding, field) {
+		if among(holding, field) {
 			return w.named(n, name, dir, field)
 		}
 		return nil
@@ -162,12 +177,12 @@ func (w *kustomizations) named(n *yaml.Node, name, dir, field string) error {
 	text := n.Value
 	inline := strings.Contains(text, "\n")
 	if inline || text == "" {
-		if slices.Contains(configuring, field) {
+		if among(configuring, field) {
 			return w.inline(text, n, name, dir)
 		}
 		return nil
 	}
-	if strings.HasSuffix(field, "files") {
+	if data(field) {
 		if _, file, ok := strings.Cut(text, "="); ok {
 			text = file
 		}
@@ -175,6 +190,9 @@ func (w *kustomizations) named(n *yaml.Node, name, dir, field string) error {
 	if elsewhere.MatchString(text) {
 		return usererr.New(usererr.Refused, "copy it into the folder: dayfly renders what the source holds, and fetches nothing",
 			"%s:%d names %s under %s, which is not in the source", name, n.Line, text, field)
+	}
+	if w.urlsOnly {
+		return nil
 	}
 	p, ok := inFolder(dir, text)
 	if !ok {
@@ -184,25 +202,23 @@ func (w *kustomizations) named(n *yaml.Node, name, dir, field string) error {
 	case file:
 		return w.file(p, dir, field)
 	case w.r.folder.kustomization(p) != "":
-		if slices.Contains(configuring, field) {
-			return w.configured(p)
+		if among(configuring, field) {
+			w.configured = true
 		}
 		return w.visit(p)
 	case w.r.folder.has(p) && p != ".":
 		return usererr.New(usererr.Refused, "", "%s:%d names the folder %s under %s, which has no kustomization.yaml", name, n.Line, text, field)
-	case field == "patchesStrategicMerge":
+	case strings.EqualFold(field, "patchesStrategicMerge"):
 		return nil // a patch of one line
 	}
 	return usererr.New(usererr.NotFound, "", "%s:%d names %s under %s, which does not exist", name, n.Line, text, field)
 }
 
-// configured reads a kustomization that makes generators or transformers: what it holds is configuration itself.
-func (w *kustomizations) configured(dir string) error {
-	if err := w.visit(dir); err != nil {
-		return err
-	}
+// again looks at all files that were read, if any may be configuration.
+func (w *kustomizations) again() error {
+	w.urlsOnly = true
 	for _, file := range sortedKeys(w.files) {
-		if below, ok := relative(dir, file); ok && isYAML(below) {
+		if w.configured {
 			if err := w.read(file, path.Dir(file)); err != nil {
 				return err
 			}
@@ -211,19 +227,25 @@ func (w *kustomizations) configured(dir string) error {
 	return nil
 }
 
+// data says whether a field's files are carried as they are.
+func data(field string) bool {
+	field = strings.ToLower(field)
+	return strings.HasSuffix(field, "files") || strings.HasSuffix(field, "envs") || strings.HasSuffix(field, "env")
+}
+
 // file takes a file that a kustomization names.
 func (w *kustomizations) file(p, dir, field string) error {
 	switch {
-	case strings.HasSuffix(field, "files") || strings.HasSuffix(field, "envs") || strings.HasSuffix(field, "env"):
-		return nil // data
-	case slices.Contains(configuring, field):
+	case data(field):
+		return nil
+	case among(configuring, field):
 		return w.read(p, dir)
 	}
-	data, err := w.take(p)
-	if err != nil || field != "resources" {
+	text, err := w.take(p)
+	if err != nil || !strings.EqualFold(field, "resources") {
 		return err
 	}
-	objects, err := parse(p, data) // for a message with the line
+	objects, err := parse(p, text) // for a message with the line
 	for _, o := range objects {
 		w.places[o.GetKind()+" "+o.GetName()] = append(w.places[o.GetKind()+" "+o.GetName()], o.from)
 	}

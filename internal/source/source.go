@@ -137,7 +137,12 @@ func Render(ctx context.Context, f Folder, o Options) (*Rendered, error) {
 	}
 }
 
-func render(ctx context.Context, f Folder, o Options) (*Rendered, error) {
+func render(ctx context.Context, f Folder, o Options) (out *Rendered, err error) {
+	defer func() {
+		if p := recover(); p != nil { // Kustomize and Helm were not made for what strangers write
+			out, err = nil, usererr.New(usererr.Refused, "", "the source cannot be rendered: %v", p)
+		}
+	}()
 	if o.Name == "" || o.Namespace == "" {
 		return nil, fmt.Errorf("rendering a source: the environment's name and namespace are not given")
 	}

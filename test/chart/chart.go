@@ -1,5 +1,5 @@
-// Package chart renders dayfly's Helm chart with Helm's own engine. It is a module of its own so that Helm is none of
-// dayfly's dependencies.
+// Package chart renders dayfly's own Helm chart with Helm's engine, for tests. It is a module of its own: what it needs is none
+// of dayfly's concern.
 package chart
 
 import (
