@@ -62,6 +62,8 @@ func RenderApart(ctx context.Context, cmd *exec.Cmd, f Folder, o Options) (*Rend
 	switch {
 	case ctx.Err() != nil:
 		return nil, late(ctx.Err())
+	case err != nil && !overrun(cmd):
+		return nil, fmt.Errorf("rendering a source: %w: %s", err, strings.TrimSpace(said.String()))
 	case err != nil:
 		return nil, usererr.New(usererr.Refused, "a template of the source may loop, or make too much",
 			"rendering the source took more than %d MiB or %d s of CPU: %s", apartMemory>>20, apartCPU, ended(err, said.String()))
@@ -73,6 +75,12 @@ func RenderApart(ctx context.Context, cmd *exec.Cmd, f Folder, o Options) (*Rend
 		return nil, &usererr.Error{Code: got.Code, Problem: got.Problem, Fix: got.Fix}
 	}
 	return got.Rendered, nil
+}
+
+// overrun says whether a process was ended by the kernel, or by Go for want of memory or stack.
+func overrun(cmd *exec.Cmd) bool {
+	code := cmd.ProcessState.ExitCode()
+	return code == -1 || code == 2
 }
 
 // ended says how the process ended, in a line.

@@ -46,6 +46,15 @@ func TestApartIsTheSame(t *testing.T) {
 	}
 }
 
+// A program that is none of ours is no fault of the source's.
+func TestApartNeedsItsProgram(t *testing.T) {
+	t.Parallel()
+	_, err := RenderApart(t.Context(), exec.Command("false"), chartOf(""), here)
+	if err == nil || usererr.CodeOf(err) != usererr.Failed {
+		t.Errorf("%v", err)
+	}
+}
+
 // Templates that loop for ever, and those that fill the memory, end.
 func TestTemplatesEnd(t *testing.T) {
 	t.Parallel()

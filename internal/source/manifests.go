@@ -48,8 +48,9 @@ func relative(dir, name string) (string, bool) {
 
 // document is one YAML document of a file.
 type document struct {
-	line int // of the file, where its text starts; from 1
-	text []byte
+	line   int // of the file, where its text starts; from 1
+	text   []byte
+	marked bool // a line of "---" starts it; three spaces stand for that
 }
 
 // documents divides a file at its lines of "---" and "...".
@@ -70,6 +71,7 @@ func documents(data []byte) []document {
 		switch {
 		case starts && (len(rest) == 0 || bytes.ContainsAny(rest[:1], " \t\r\n")):
 			end(n)
+			cur.marked = true
 			cur.text = append(cur.text, "   "...) // what stands behind the marker belongs to the document, in its column
 			cur.text = append(cur.text, rest...)
 		case bytes.HasPrefix(line, []byte("...")) && len(bytes.TrimSpace(line)) == 3:

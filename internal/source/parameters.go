@@ -59,9 +59,13 @@ func (r *rendering) substitute(name string) ([]byte, error) {
 			out.WriteByte('\n') // objects keep about their lines
 		}
 		text := d.text
+		if d.marked {
+			out.WriteString("---")
+			text = text[3:]
+		}
 		if bytes.Contains(text, []byte("${")) {
 			var doc yaml.Node
-			if err := yaml.Unmarshal(text, &doc); err != nil {
+			if err := yaml.Unmarshal(d.text, &doc); err != nil {
 				return nil, invalid(name, d, err)
 			}
 			s := substitution{name: name, first: d.line, values: r.values, builtin: map[string]any{environmentParameter: r.o.Name, namespaceParameter: r.o.Namespace}}
@@ -72,15 +76,15 @@ func (r *rendering) substitute(name string) ([]byte, error) {
 			if text, err = yaml.Marshal(&doc); err != nil {
 				return nil, fmt.Errorf("writing %s: %w", name, err)
 			}
-		} else if n := len("   "); len(text) >= n && bytes.Equal(text[:n], []byte("   ")) {
-			text = text[n:]
+			if d.marked {
+				out.WriteByte('\n')
+			}
 		}
-		out.WriteString("---\n")
 		out.Write(text)
 		if !bytes.HasSuffix(text, []byte("\n")) {
 			out.WriteByte('\n')
 		}
-		next = d.line + 1 + bytes.Count(text, []byte("\n"))
+		next = d.line + bytes.Count(text, []byte("\n"))
 	}
 	return out.Bytes(), nil
 }
