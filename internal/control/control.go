@@ -100,6 +100,7 @@ type Status struct {
 	// AsksCallers says that the router serves a port to its Callers only; one of an earlier version knows nothing of them.
 	AsksCallers bool `json:"asksCallers"`
 
+	Finds     []int                `json:"finds"`         // router ports whose original pods it knows; nil: it does not say
 	Connected map[string][]string  `json:"connected"`     // routes that connected laptops answer, by session
 	Open      map[int]int          `json:"open"`          // open connections by router port
 	Met       map[int][]netip.Addr `json:"met,omitempty"` // the first callers of each router port

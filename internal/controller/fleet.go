@@ -394,7 +394,7 @@ func (m *member) router() session.Router {
 	r := session.Router{
 		Name: m.pod.Name, Namespace: m.pod.Namespace, Node: m.pod.Spec.NodeName, Zone: m.zone, Labels: m.pod.Labels,
 		Silent: m.silent || m.status.Leaving, Listeners: understood(m.acked.Listeners, m.status), Open: m.status.Open, Connected: m.status.Connected,
-		Met: m.status.Met,
+		Met: m.status.Met, Finds: m.status.Finds,
 	}
 	for _, ip := range m.pod.Status.PodIPs {
 		if addr, err := netip.ParseAddr(ip.IP); err == nil {

@@ -156,11 +156,17 @@ func (r *Router) Status() control.Status {
 	told := r.flows.told(data)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	finds := []int{}
+	for _, l := range r.table.Listeners {
+		if len(r.origins.endpoints(l.Origin)) > 0 {
+			finds = append(finds, l.Port)
+		}
+	}
 	return control.Status{
 		AsksCallers: true,
 		Seq:         r.seq, Name: r.opts.Name, Version: r.opts.Version, Leaving: r.leaving, Term: r.table.Term, Table: r.table.Version,
 		Connected: connected, Open: open, Flows: told,
-		Met: met,
+		Met: met, Finds: finds,
 	}
 }
 

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"sync/atomic"
@@ -22,10 +23,11 @@ type origins struct {
 	client  kubernetes.Interface
 	current atomic.Pointer[map[string][]netip.AddrPort] // by session.OriginKey
 	isReady atomic.Bool
+	found   func() // called when there are pods where there were none, or none where there were
 }
 
-func newOrigins(client kubernetes.Interface) *origins {
-	o := &origins{client: client}
+func newOrigins(client kubernetes.Interface, found func()) *origins {
+	o := &origins{client: client, found: found}
 	o.current.Store(&map[string][]netip.AddrPort{})
 	return o
 }
@@ -106,7 +108,9 @@ func (o *origins) rebuild(objects []any) {
 			next[key] = append(next[key], readyAddresses(s, uint16(*p.Port))...)
 		}
 	}
-	o.current.Store(&next)
+	if last := *o.current.Swap(&next); !maps.EqualFunc(last, next, func(a, b []netip.AddrPort) bool { return len(a) > 0 == (len(b) > 0) }) {
+		o.found()
+	}
 }
 
 // readyAddresses are the endpoints that a node would send to: the ready ones.

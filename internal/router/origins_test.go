@@ -17,7 +17,7 @@ func TestOriginsAreNeverSpecialAddresses(t *testing.T) {
 	for _, a := range []string{"10.0.0.1", "fd00::1", "127.0.0.1", "::1", "169.254.169.254", "fe80::1", "fd00:ec2::254", "0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "ff02::1", "::ffff:169.254.169.254", "::ffff:127.0.0.1", "nonsense", ""} {
 		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}})
 	}
-	o := newOrigins(nil)
+	o := newOrigins(nil, func() {})
 	o.rebuild([]any{s, "nonsense"})
 	if got := strings.Trim(fmt.Sprint(o.endpoints("shop/web-dayfly-origin:p80")), "[]"); got != "10.0.0.1:8080 [fd00::1]:8080" {
 		t.Errorf("endpoints %s", got)

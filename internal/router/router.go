@@ -69,7 +69,7 @@ func New(opts Options) (*Router, error) {
 	}
 	r := &Router{opts: opts, log: opts.Logger, changed: make(chan struct{}), keys: map[string]bool{}, byID: map[string]control.Laptop{}, flows: newFlows()}
 	r.metrics = newMetrics(r)
-	r.origins = newOrigins(opts.Kubernetes)
+	r.origins = newOrigins(opts.Kubernetes, r.touch)
 	r.marker = newMarker(opts.Logger)
 	r.peers = newPeers(r)
 	r.tunnels = tunnel.NewServer(tunnel.ServerOptions{

@@ -160,7 +160,7 @@ func (d *decision) arm(svc *corev1.Service, a *v1alpha1.Alteration, p *v1alpha1.
 		d.release(svc, a, p)
 		return
 	}
-	acked := d.acknowledged(p, false)
+	acked := d.knowing(a, svc.Name, p, d.acknowledged(p, false))
 	if st != nil && st.DrainUntil != nil { // somebody wants it again while it drains
 		d.step(MarkPort{Alteration: a, Port: emptyStatus(id)})
 		return
@@ -172,6 +172,10 @@ func (d *decision) arm(svc *corev1.Service, a *v1alpha1.Alteration, p *v1alpha1.
 		}
 	}
 	ours := d.ourSlices(svc.Name, p)
+	if len(ours) == 0 && d.readyIn(svc.Name, p) && !d.readyIn(a.Spec.Origin, p) {
+		d.within(200 * time.Millisecond) // Kubernetes has yet to find the original pods for the routers
+		return
+	}
 	if len(ours) == 0 && !d.policed(svc, p) {
 		d.within(time.Second)
 		return
@@ -322,6 +326,17 @@ func (d *decision) acknowledged(p *v1alpha1.CapturedPort, draining bool) []Route
 	return out
 }
 
+// knowing leaves out the routers that have yet to learn of the original pods, unless they are offered already.
+func (d *decision) knowing(a *v1alpha1.Alteration, service string, p *v1alpha1.CapturedPort, acked []Router) []Router {
+	if !d.readyIn(a.Spec.Origin, p) {
+		return acked // there is nothing to learn
+	}
+	ours := d.ourSlices(service, p)
+	return slices.DeleteFunc(acked, func(r Router) bool {
+		return r.Finds != nil && !slices.Contains(r.Finds, int(p.RouterPort)) && !isOffered(r, ours)
+	})
+}
+
 // offerable are the routers among acked that new connections should go to. One that is silent is left out; one that joins
 // an armed port waits until it holds every laptop that another one holds, whose requests it would pass to the original.
 // If nobody would be left, everybody is.
@@ -360,10 +375,19 @@ func (d *decision) ourSlices(service string, p *v1alpha1.CapturedPort) []discove
 	return out
 }
 
-// originalsIn says whether a Service's own slices offer an endpoint for the port.
+// originalsIn says whether a Service's own slices have an endpoint for the port, ready or not.
 func (d *decision) originalsIn(service string, p *v1alpha1.CapturedPort) bool {
+	return d.anyIn(service, p, func(discoveryv1.Endpoint) bool { return true })
+}
+
+// readyIn says whether a Service's own slices offer an endpoint for the port.
+func (d *decision) readyIn(service string, p *v1alpha1.CapturedPort) bool {
+	return d.anyIn(service, p, func(e discoveryv1.Endpoint) bool { return e.Conditions.Ready == nil || *e.Conditions.Ready })
+}
+
+func (d *decision) anyIn(service string, p *v1alpha1.CapturedPort, counts func(discoveryv1.Endpoint) bool) bool {
 	for _, s := range d.Slices[service] {
-		if s.Labels[discoveryv1.LabelManagedBy] == sliceManager || len(s.Endpoints) == 0 {
+		if s.Labels[discoveryv1.LabelManagedBy] == sliceManager || !slices.ContainsFunc(s.Endpoints, counts) {
 			continue
 		}
 		for _, sp := range s.Ports {

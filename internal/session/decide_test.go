@@ -164,6 +164,41 @@ func TestEachStateOfACaptureHasOneNextStep(t *testing.T) {
 			listen(o)
 			return o
 		}, "offer routers for service web: " + ours},
+		{"no router is offered before Kubernetes has found the pods for it", func() *Observed {
+			o := connect(world(session("ada", 0, wantWeb)))
+			withOrigin(o, record(o))
+			listen(o)
+			originals(o, "web", "http")
+			return o
+		}, ""},
+		{"no router is offered before it knows the pods", func() *Observed {
+			o := connect(world(session("ada", 0, wantWeb)))
+			withOrigin(o, record(o))
+			listen(o)
+			originals(o, "web", "http")
+			originals(o, "web-dayfly-origin", "p80")
+			o.Routers[0].Finds, o.Routers[1].Finds = []int{20000}, []int{}
+			return o
+		}, "offer routers for service web: [web-dayfly-80-ipv4 http 10.1.0.1:20000]"},
+		{"nothing is flipped before every router knows the pods", func() *Observed {
+			o := connect(world(session("ada", 0, wantWeb)))
+			a := record(o)
+			withOrigin(o, a)
+			listen(o)
+			offer(o, a, o.Routers[:1])
+			originals(o, "web", "http")
+			originals(o, "web-dayfly-origin", "p80")
+			o.Routers[0].Finds, o.Routers[1].Finds = []int{20000}, []int{}
+			return o
+		}, ""},
+		{"a router that is offered stays so when the pods are not ready", func() *Observed {
+			o, a := offered()
+			originals(o, "web-dayfly-origin", "p80")
+			flip(o)
+			armed(a)
+			o.Routers[0].Finds, o.Routers[1].Finds = []int{}, []int{}
+			return o
+		}, ""},
 		{"nothing is flipped before every router listens", func() *Observed {
 			o := connect(world(session("ada", 0, wantWeb)))
 			a := record(o)

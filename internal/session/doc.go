@@ -8,7 +8,7 @@
 //	recorded    the Alteration holds the before-image           nothing is altered yet
 //	origin      a headless Service of ours finds the target's own pods
 //	admitted    where network policies bind the pods: the routers know who may call, and a policy of ours admits them
-//	offered     an EndpointSlice of ours offers the routers      only after every router has acknowledged its listener
+//	offered     an EndpointSlice of ours offers the routers      only after every router has acknowledged its listener and found the original pods
 //	flipped     the port's targetPort is a name that no pod has, so Kubernetes drops the original endpoints
 //	armed       every node is known to follow                    (see Fleet.Settle)
 //
@@ -52,6 +52,7 @@ type Router struct {
 	Namespace string
 	Silent    bool                 // it did not answer when it was last asked: it may be dead, or it may not
 	Listeners []intercept.Listener // of the table it acknowledged
+	Finds     []int                // router ports whose original pods it knows; nil: it does not say
 	Open      map[int]int          // open connections by router port
 	Met       map[int][]netip.Addr // the first callers of each router port
 	Connected map[string][]string  // routes that connected laptops answer, by session ID

@@ -165,3 +165,51 @@ func processIn(t *testing.T, machine, program string) int {
 	t.Fatalf("no %s in %s", program, machine)
 	return 0
 }
+
+// Kubernetes' own controllers stand still while an intercept is started: nobody has found the original pods for the routers
+// then, and nobody's request may go to a router. Once they go on, it is in force.
+func TestInterceptWaitsForKubernetes(t *testing.T) {
+	shakes(t)
+	ns := newNamespace(t)
+	deployWeb(t, ns, 2)
+	deployClient(t, ns)
+	before := snapshot(t, ns)
+	l := newLaptop(t, ns)
+	clients := startTraffic(t, ns, 4, 2, "-every", "100ms")
+	controllers := processIn(t, "control", "kube-controller-manager")
+	goOn := sync.OnceFunc(func() { _ = syscall.Kill(controllers, syscall.SIGCONT) })
+	t.Cleanup(goOn)
+	must(t, syscall.Kill(controllers, syscall.SIGSTOP))
+	start := l.command("intercept", "service", "web", "-r", "80", "-l", fmt.Sprint(l.answer("laptop")), "--session", "ada", "--drain", "2s", "--detach")
+	var out output
+	start.Stdout, start.Stderr = &out, &out
+	must(t, start.Start())
+	time.Sleep(5 * time.Second) // of requests
+	if state, _ := inForce(ns); state == "Armed" {
+		t.Errorf("it is in force, and the routers know no pods")
+	}
+	goOn()
+	if err := start.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	awaitInForce(t, ns, promise(10*time.Second))
+	time.Sleep(time.Second) // of requests
+	broken := offences{}
+	laptop := 0
+	for _, s := range clients.stop() {
+		switch {
+		case s.Error != "":
+			broken.add("failed", s)
+		case s.laptop() && s.Key:
+			laptop++
+		case s.laptop():
+			broken.add("without the key at the laptop", s)
+		}
+	}
+	if laptop == 0 {
+		t.Error("no request at the laptop")
+	}
+	broken.report(t)
+	l.dayfly("session", "close", "ada")
+	checkRestored(t, ns, before)
+}

@@ -19,6 +19,7 @@ import (
 	"dayfly.dev/dayfly/internal/kube"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -86,6 +87,30 @@ func deployWeb(t *testing.T, ns string, replicas int32) {
 	}}
 	must(t, cluster.Create(t.Context(), svc))
 	awaitDeployment(t, ns, "web")
+	awaitEndpoints(t, ns, "web", int(replicas))
+}
+
+// awaitEndpoints waits until Kubernetes has written down so many ready endpoints of a service: it does so after the pods are ready.
+func awaitEndpoints(t *testing.T, ns, service string, ready int) {
+	t.Helper()
+	await(t, time.Minute, "endpoints of "+service, func() error {
+		var list discoveryv1.EndpointSliceList
+		if err := cluster.List(t.Context(), &list, client.InNamespace(ns), client.MatchingLabels{discoveryv1.LabelServiceName: service}); err != nil {
+			return err
+		}
+		n := 0
+		for _, s := range list.Items {
+			for _, e := range s.Endpoints {
+				if e.Conditions.Ready != nil && *e.Conditions.Ready {
+					n++
+				}
+			}
+		}
+		if n < ready {
+			return fmt.Errorf("%d of %d are ready", n, ready)
+		}
+		return nil
+	})
 }
 
 // deployClient runs a pod that in(pod) can run testapp in.
