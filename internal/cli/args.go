@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"dayfly.dev/dayfly/internal/usererr"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // takes checks how many words a command is given.
@@ -33,6 +35,44 @@ func group(cmd *cobra.Command) {
 		}
 		return usererr.New(usererr.Usage, fix, "there is no command %q", cmd.CommandPath()+" "+words[0])
 	}
+}
+
+// strict makes cobra's own commands mind what they are given.
+func strict(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, words []string) error {
+				found, rest, err := root.Find(words)
+				if err == nil && len(rest) > 0 && found.HasSubCommands() {
+					err = found.Args(found, rest)
+				}
+				return err
+			}
+		case "completion":
+			group(cmd)
+			for _, shell := range cmd.Commands() {
+				shell.Args = takes(cobra.NoArgs)
+			}
+		}
+	}
+}
+
+// flagError says what a flag takes, rather than what its parser made of it.
+func flagError(cmd *cobra.Command, err error) error {
+	wrong, ok := errors.AsType[*pflag.InvalidValueError](err)
+	takes := ""
+	if ok {
+		takes = map[string]string{
+			"int": "a number", "int32": "a number", "bool": "true or false", "duration": "a time such as 90s, 15m or 8h",
+		}[wrong.GetFlag().Value.Type()]
+	}
+	if takes != "" {
+		err = fmt.Errorf("--%s takes %s, not %q", wrong.GetFlag().Name, takes, wrong.GetValue())
+	}
+	return usererr.New(usererr.Usage, "see: "+cmd.CommandPath()+" --help", "%s", err)
 }
 
 // format is the value of -o.

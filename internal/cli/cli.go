@@ -61,9 +61,8 @@ A session records every alteration of the cluster; closing it puts everything ba
 		r.Hidden = true
 		root.AddCommand(r)
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usererr.New(usererr.Usage, "see: "+cmd.CommandPath()+" --help", "%s", err)
-	})
+	root.SetFlagErrorFunc(flagError)
+	strict(root)
 	_ = root.RegisterFlagCompletionFunc("namespace", app.completeNamespaces)
 	_ = root.RegisterFlagCompletionFunc("context", app.completeContexts)
 	return root

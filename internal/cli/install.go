@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"dayfly.dev/dayfly/deploy"
@@ -14,7 +17,9 @@ import (
 	"dayfly.dev/dayfly/internal/session"
 	"dayfly.dev/dayfly/internal/usererr"
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 )
 
@@ -101,10 +106,32 @@ func (o *installOptions) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if stuck := unpulled(ctx, c); stuck != nil {
+			return stuck
+		}
 		return usererr.New(usererr.TimedOut, "see: kubectl -n "+deploy.Namespace+" get pods; kubectl -n "+deploy.Namespace+" get events",
 			"dayfly did not start within %s", o.timeout).Because(err)
 	}
 	o.app.say("dayfly %s runs; give people access with: kubectl create rolebinding dayfly-developers --clusterrole dayfly-developer --group GROUP -n NAMESPACE", o.app.Version)
+	return nil
+}
+
+// unpulled tells of an image that a node cannot have, if that is what dayfly waits for.
+func unpulled(ctx context.Context, c *kube.Cluster) error {
+	var pods corev1.PodList
+	if err := c.List(ctx, &pods, client.InNamespace(deploy.Namespace)); err != nil {
+		return nil
+	}
+	for _, p := range pods.Items {
+		for _, s := range p.Status.ContainerStatuses {
+			w := s.State.Waiting
+			if w == nil || !slices.Contains([]string{"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"}, w.Reason) {
+				continue
+			}
+			return usererr.New(usererr.TimedOut, "name an image with --image that nodes can pull, with --pull-secret if its registry asks for one, or load it into them",
+				"dayfly did not start: node %s cannot have the image %s: %s", p.Spec.NodeName, s.Image, w.Reason).Because(errors.New(cmp.Or(w.Message, "no reason is given")))
+		}
+	}
 	return nil
 }
 

@@ -252,9 +252,18 @@ var refusalFix = map[string]string{
 	"NoSelector":   "give the service a selector, or intercept the service behind it",
 }
 
+// namespaceExists says whether the namespace is there, as far as the caller may know.
+func namespaceExists(ctx context.Context, c *kube.Cluster) bool {
+	return !apierrors.IsNotFound(c.Get(ctx, client.ObjectKey{Name: c.Namespace}, &corev1.Namespace{}))
+}
+
+func noNamespace(c *kube.Cluster) error {
+	return usererr.New(usererr.NotFound, "choose one with -n; see: kubectl get namespaces", "there is no namespace %s", c.Namespace)
+}
+
 func (o *interceptOptions) noService(ctx context.Context, c *kube.Cluster) error {
-	if err := c.Get(ctx, client.ObjectKey{Name: c.Namespace}, &corev1.Namespace{}); apierrors.IsNotFound(err) {
-		return usererr.New(usererr.NotFound, "choose one with -n; see: kubectl get namespaces", "there is no namespace %s", c.Namespace)
+	if !namespaceExists(ctx, c) {
+		return noNamespace(c)
 	}
 	var list corev1.ServiceList
 	fix := "see: kubectl get services -n " + c.Namespace

@@ -146,6 +146,9 @@ func (o *sessionListOptions) run(ctx context.Context) error {
 		out.Items = append(out.Items, view(&list[i]))
 	}
 	return o.app.print(o.output, out, func(w io.Writer) error {
+		if len(out.Items) == 0 && !o.all && !namespaceExists(ctx, c) {
+			return noNamespace(c)
+		}
 		if len(out.Items) == 0 {
 			o.app.say("no sessions%s", where(c, o.all))
 			return nil
