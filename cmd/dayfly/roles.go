@@ -137,6 +137,9 @@ func newRouterCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(50) // what it carries makes no garbage: memory is worth more than the time to collect it
+			}
 			p.config.QPS, p.config.Burst = 50, 100
 			clients, err := kubernetes.NewForConfig(p.config)
 			if err != nil {

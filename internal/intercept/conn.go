@@ -406,7 +406,6 @@ func (c *conn) end(how ending) {
 	if c.upload != nil {
 		<-c.upload.done
 	}
-	c.tunnel.release()
 	c.in.release()
 	c.out.release()
 	c.port.forget(c)

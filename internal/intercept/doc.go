@@ -91,5 +91,6 @@
 //
 // Without a laptop the origin answers, and the response says so in the header
 // x-dayfly-fallback. In HTTP/1, a request is sent a second time only if the first one got
-// no response, all of it is at hand, and its method is idempotent.
+// no response, all of it is at hand, and its method is idempotent. Such a request is sent to a laptop together
+// with the opening of its stream; any other waits until the laptop's process has accepted the connection.
 package intercept

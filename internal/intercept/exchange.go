@@ -43,7 +43,10 @@ func (c *conn) relay(u *upstream, fallback string) ending {
 		c.startUpload(u, b)
 	}
 	c.watchClient(u)
-	how := c.answer(u, fallback)
+	how := endEarly
+	if c.early = u.accepted(); c.early == nil {
+		how = c.answer(u, fallback)
+	}
 	c.setPhase(busy, nil)
 	return how
 }
@@ -185,7 +188,7 @@ func (c *conn) answered(u *upstream, end progress, last, closing bool) ending {
 	case c.upload != nil:
 		return c.finishUpload(u)
 	}
-	u.rest()
+	u.used = true
 	return nextRequest
 }
 

@@ -228,7 +228,7 @@ func (s *flows) dialTunnel(rt *route, client netip.AddrPort) (net.Conn, error) {
 	s.port.matched.Add(1)
 	ctx, cancel := context.WithTimeout(r.ctx, tunnelTimeout)
 	defer cancel()
-	c, err := r.opts.DialTunnel(ctx, rt.Route, net.UDPAddrFromAddrPort(client))
+	c, err := r.dialTunnel(ctx, rt, net.UDPAddrFromAddrPort(client))
 	if err == nil {
 		rt.stats.failing.Store(false)
 		return c, nil

@@ -162,7 +162,7 @@ func (d *detour) dial() (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(d.e.ctx, tunnelTimeout)
 	defer cancel()
-	return d.e.c.router.opts.DialTunnel(ctx, d.route.Route, d.e.c.client.RemoteAddr())
+	return d.e.c.router.dialTunnel(ctx, d.route, d.e.c.client.RemoteAddr())
 }
 
 // hello is what a client says first: the preface, the client's settings, and credit.

@@ -116,6 +116,10 @@ type stream struct {
 
 func (s stream) CloseWrite() error { return s.tcp.CloseWrite() }
 
+func (s stream) Accepted() error { return nil }
+
+func (s stream) Quiet() bool { return sockOf(s.tcp).peek() == quiet }
+
 func (s stream) Reset() error {
 	_ = s.tcp.SetLinger(0)
 	return s.tcp.Close()

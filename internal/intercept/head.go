@@ -65,6 +65,9 @@ const (
 	connectMethod
 )
 
+// repeats reports whether a second request is as good as one.
+func (m method) repeats() bool { return m == idempotent || m == headMethod }
+
 func methodOf(b []byte) method {
 	switch string(b) {
 	case "GET", "OPTIONS", "TRACE", "PUT", "DELETE":

@@ -194,61 +194,37 @@ type upstream struct {
 	sock  *sock  // nil if it is not TCP
 	route *route // nil: the origin
 	used  bool   // it has carried a request
-	idle  *idleWatch
+
+	pending func() error // waits until the laptop's process has accepted; nil once it has
 }
 
 func newUpstream(c net.Conn, rt *route) *upstream {
-	return &upstream{Conn: c, sock: sockOf(c), route: rt}
+	u := &upstream{Conn: c, sock: sockOf(c), route: rt}
+	if s, ok := c.(interface{ Accepted() error }); ok {
+		u.pending = s.Accepted
+	}
+	return u
 }
 
-// rest is called when u has answered and may wait long for its next request.
-func (u *upstream) rest() {
-	u.used = true
-	if u.sock == nil && u.idle == nil {
-		u.idle = watchIdle(u.Conn)
+// accepted waits until whoever u leads to has accepted it.
+func (u *upstream) accepted() error {
+	if u.pending == nil {
+		return nil
 	}
+	err := u.pending()
+	if err == nil {
+		u.pending = nil
+	}
+	return err
 }
 
 // alive reports whether u can carry a request now. Bytes that nobody asked for, such as
 // a 408 before the end, mean that it cannot.
 func (u *upstream) alive() bool {
-	if u.idle != nil {
-		ok := u.idle.stop()
-		u.idle = nil
-		return ok
+	if u.sock == nil {
+		s, ok := u.Conn.(interface{ Quiet() bool })
+		return ok && s.Quiet()
 	}
 	s := u.sock.peek()
 	return s == quiet || s == unknown
-}
-
-// release waits for what watches u; u is closed by then.
-func (u *upstream) release() {
-	if u != nil && u.idle != nil {
-		<-u.idle.done
-	}
-}
-
-// idleWatch reads from an idle stream that the kernel knows nothing of, to see it end.
-type idleWatch struct {
-	conn net.Conn
-	done chan struct{}
-	n    int
-	err  error
-}
-
-func watchIdle(c net.Conn) *idleWatch {
-	w := &idleWatch{conn: c, done: make(chan struct{})}
-	go func() {
-		defer close(w.done)
-		var b [1]byte
-		w.n, w.err = c.Read(b[:])
-	}()
-	return w
-}
-
-// stop ends the watch and reports whether the stream was quiet and open.
-func (w *idleWatch) stop() bool {
-	_ = w.conn.SetReadDeadline(past)
-	<-w.done
-	return w.n == 0 && isTimeout(w.err) && w.conn.SetReadDeadline(time.Time{}) == nil
 }

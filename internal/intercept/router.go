@@ -28,7 +28,10 @@ type Options struct {
 	// DialTunnel opens a stream to the laptop's port for a route. An error makes the
 	// request go to the origin. The stream must honour read deadlines, with
 	// os.ErrDeadlineExceeded, and should have
-	// CloseWrite() error, and Reset() error where it can tell a reset from an end. For a UDP
+	// CloseWrite() error, and Reset() error where it can tell a reset from an end. If it is not TCP it should have
+	// Quiet() bool, which says at once whether it is open and has nothing to read: without it, it carries one request.
+	// If it is returned before the laptop's process has accepted the connection it must have Accepted() error, which waits
+	// for that: it is called before the first read, and its error ends the stream. For a UDP
 	// port each Read and Write of it is one datagram, and it should have Await() error, which
 	// waits until there is one to read.
 	// Default: there is no tunnel, so every request falls back.

@@ -257,6 +257,79 @@ func TestARequestThatTheLaptopDroppedIsSentToTheOriginOnlyIfThatIsSafe(t *testin
 	}
 }
 
+// A laptop's process that does not accept a connection must not cost the request, so what cannot be sent twice waits for it.
+func TestOnlyWhatCanBeSentTwiceIsSentBeforeTheLaptopAccepts(t *testing.T) {
+	t.Parallel()
+	for _, q := range []struct {
+		request, rest string
+		early         bool
+	}{
+		{get, "", true},
+		{"PUT / HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r\nabc", "", true},
+		{"PUT / HTTP/1.1\r\nHost: shop\r\nContent-Length: 3\r\n\r\nab", "c", false},
+		{post + "0123456789", "", false},
+	} {
+		for _, refusal := range []error{nil, errors.New("nothing listens there")} {
+			origin, laptop := newDoor(t), newDoor(t)
+			verdict, asked := make(chan error), make(chan struct{})
+			dial := tunnelTo(laptop, true)
+			g := newRig(t, Options{Endpoints: endpoints(origin), DialTunnel: func(ctx context.Context, rt Route, client net.Addr) (net.Conn, error) {
+				c, err := dial(ctx, rt, client)
+				return pending{c.(stream), asked, verdict}, err
+			}})
+			g.apply("1", Listener{Routes: toLaptop})
+			c := dialPeer(t, g.addr(1))
+			c.send(q.request)
+			<-asked
+			l := acceptPeer(t, "laptop", laptop.TCPListener)
+			if q.early {
+				l.expect(q.request)
+			} else {
+				l.expectQuiet()
+			}
+			verdict <- refusal
+			answers := l
+			if refusal != nil {
+				answers = origin.speaker(t, "origin")
+			}
+			if refusal != nil || !q.early {
+				answers.expect(q.request)
+			}
+			if q.rest != "" {
+				pass(c, answers, q.rest)
+			}
+			answers.send(ok)
+			r := readResponse(t, c)
+			why := ""
+			if refusal != nil {
+				why = refusal.Error()
+			}
+			if got := r.Header.Get("x-dayfly-fallback"); got != why || r.StatusCode != 200 {
+				t.Errorf("%q, laptop says %v: %s, fallback %q", q.request, refusal, r.Status, got)
+			}
+			if refusal == nil {
+				expectNobody(t, origin.TCPListener)
+			}
+		}
+	}
+}
+
+// pending is a stream whose laptop takes its time to accept.
+type pending struct {
+	stream
+	asked   chan<- struct{}
+	verdict <-chan error
+}
+
+func (p pending) Accepted() error {
+	p.asked <- struct{}{}
+	err := <-p.verdict
+	if err != nil {
+		_ = p.Reset()
+	}
+	return err
+}
+
 func TestAClientThatGaveUpIsNotReplayed(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, true)
@@ -276,15 +349,7 @@ func TestALaptopThatClosedItsIdleConnectionIsDialledAgain(t *testing.T) {
 	t.Parallel()
 	for _, hide := range []bool{false, true} {
 		origin, laptop := listen(t), listen(t)
-		seen := make(chan struct{}, 1)
-		dial := tunnelTo(laptop, hide)
-		g := newRig(t, Options{Endpoints: endpoints(origin), DialTunnel: func(ctx context.Context, rt Route, client net.Addr) (net.Conn, error) {
-			c, err := dial(ctx, rt, client)
-			if hide && err == nil {
-				c = tattling{c.(stream), seen}
-			}
-			return c, err
-		}})
+		g := newRig(t, Options{Endpoints: endpoints(origin), DialTunnel: tunnelTo(laptop, hide)})
 		g.apply("1", Listener{Routes: toLaptop})
 		c := dialPeer(t, g.addr(1))
 		for range 3 {
@@ -293,28 +358,11 @@ func TestALaptopThatClosedItsIdleConnectionIsDialledAgain(t *testing.T) {
 			l.expect(post + "0123456789")
 			pass(l, c, ok)
 			_ = l.Close()
-			if hide {
-				<-seen
-			}
 		}
 		if s := g.status(); s.Fallbacks > 0 || s.Routes[0].Requests != 3 {
 			t.Errorf("status %+v", s)
 		}
 	}
-}
-
-// tattling is a stream that says when its end was read.
-type tattling struct {
-	stream
-	seen chan<- struct{}
-}
-
-func (s tattling) Read(p []byte) (int, error) {
-	n, err := s.stream.Read(p)
-	if isEnd(err) {
-		s.seen <- struct{}{}
-	}
-	return n, err
 }
 
 func readResponse(t testing.TB, c *peer) *http.Response {

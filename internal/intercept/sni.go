@@ -33,7 +33,7 @@ func (c *conn) passTLS() ending {
 		return c.wire()
 	}
 	c.countMatch(rt)
-	u, err := c.tunnelConn(rt)
+	u, err := c.tunnelConn(rt, false)
 	if err != nil {
 		return c.wireBack(rt, err)
 	}

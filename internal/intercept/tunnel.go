@@ -3,6 +3,7 @@ package intercept
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 )
 
@@ -15,7 +16,7 @@ func (c *conn) viaTunnel(rt *route) ending {
 	c.countMatch(rt)
 	defer c.observed(rt, true)()
 	for {
-		u, err := c.tunnelConn(rt)
+		u, err := c.tunnelConn(rt, c.repeatable())
 		if err != nil {
 			return c.fallBack(rt, err)
 		}
@@ -32,12 +33,22 @@ func (c *conn) viaTunnel(rt *route) ending {
 		switch {
 		case c.gaveUp():
 			return endReset
-		case c.sent == 0 || c.req.method != idempotent && c.req.method != headMethod:
+		case u.pending != nil:
+			return c.fallBack(rt, c.early)
+		case c.sent == 0 || !c.req.method.repeats():
 			return c.badGateway(rt)
 		case !stale:
 			return c.fallBack(rt, fmt.Errorf("the laptop ended the connection: %w", c.early))
 		}
 	}
+}
+
+// repeatable reports whether the request can be sent a second time: all of it is at hand, and a second one is as good as one.
+// Such a request need not wait for the laptop's process to accept the connection.
+func (c *conn) repeatable() bool {
+	b := c.req.body()
+	_, end := b.scan(c.in.bytes()[c.req.size:])
+	return c.req.method.repeats() && end == complete
 }
 
 // fallBack sends the request of a route to the origin.
@@ -97,8 +108,8 @@ func (c *conn) badGateway(rt *route) ending {
 	return c.closeGently()
 }
 
-// tunnelConn returns the stream of this client to rt's laptop.
-func (c *conn) tunnelConn(rt *route) (*upstream, error) {
+// tunnelConn returns the stream of this client to rt's laptop. If it is early, it may still be pending.
+func (c *conn) tunnelConn(rt *route, early bool) (*upstream, error) {
 	if u := c.tunnel; u != nil {
 		if u.route.ID == rt.ID && u.alive() {
 			return u, nil
@@ -111,7 +122,25 @@ func (c *conn) tunnelConn(rt *route) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.adopt(&c.tunnel, newUpstream(nc, rt))
+	u := newUpstream(nc, rt)
+	if !early {
+		if err := u.accepted(); err != nil {
+			return nil, err
+		}
+	}
+	return c.adopt(&c.tunnel, u)
+}
+
+// dialTunnel opens a stream to a laptop whose process has accepted it.
+func (r *Router) dialTunnel(ctx context.Context, rt *route, client net.Addr) (net.Conn, error) {
+	nc, err := r.opts.DialTunnel(ctx, rt.Route, client)
+	if err != nil {
+		return nil, err
+	}
+	if err := newUpstream(nc, rt).accepted(); err != nil {
+		return nil, err
+	}
+	return nc, nil
 }
 
 // originConn returns the connection of this client to the origin, or nil.
@@ -157,5 +186,4 @@ func (c *conn) drop(u *upstream) {
 	}
 	c.mu.Unlock()
 	_ = u.Close()
-	u.release()
 }

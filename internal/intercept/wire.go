@@ -44,7 +44,7 @@ func (c *conn) byDefault() *upstream {
 	l := c.config()
 	c.refused = nil
 	if l != nil && l.all != nil {
-		if u, err := c.tunnelConn(l.all); err == nil {
+		if u, err := c.tunnelConn(l.all, false); err == nil {
 			return u
 		}
 		c.refused = l.all
@@ -194,7 +194,7 @@ func (c *conn) finishUpload(u *upstream) ending {
 		return c.splice(u)
 	}
 	c.upload = nil
-	u.rest()
+	u.used = true
 	return nextRequest
 }
 

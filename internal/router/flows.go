@@ -36,7 +36,7 @@ type pastFlow struct {
 func newFlows() *flows { return &flows{routes: map[string]*flow{}, past: map[string]pastFlow{}} }
 
 // count returns the stream such that its bytes are counted for the route.
-func (f *flows) count(route string, stream net.Conn) net.Conn {
+func (f *flows) count(route string, stream net.Conn) *countedStream {
 	f.mu.Lock()
 	one := f.routes[route]
 	if one == nil {

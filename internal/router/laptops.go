@@ -33,14 +33,8 @@ func (r *Router) serveLaptops(ctx context.Context) error {
 			return
 		}
 		defer leave()
-		ws, err := websocket.Accept(corked{w}, req, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
-		if err != nil {
-			return
-		}
-		ws.SetReadLimit(-1)
 		defer time.AfterFunc(10*time.Second, leave).Stop() // by then it is greeted or gone
-		conn := websocket.NetConn(ctx, ws, websocket.MessageBinary)
-		if err := r.tunnels.Serve(ctx, conn); err != nil {
+		if err := r.serveLaptop(ctx, w, req); err != nil {
 			r.log.Debug("tunnel ended", "reason", err)
 		}
 	})
@@ -54,6 +48,16 @@ func (r *Router) serveLaptops(ctx context.Context) error {
 		return c, err
 	}
 	return serve(ctx, control.ConnectPort, cfg, mux, r.log)
+}
+
+// serveLaptop makes a request one laptop's connection, until that ends.
+func (r *Router) serveLaptop(ctx context.Context, w http.ResponseWriter, req *http.Request) error {
+	ws, err := websocket.Accept(corked{w}, req, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
+	if err != nil {
+		return err
+	}
+	ws.SetReadLimit(-1)
+	return r.tunnels.Serve(ctx, websocket.NetConn(ctx, ws, websocket.MessageBinary))
 }
 
 // corked corks what is written to a connection that is taken over.

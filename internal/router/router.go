@@ -95,20 +95,37 @@ func New(opts Options) (*Router, error) {
 func (r *Router) dialLaptop(ctx context.Context, route intercept.Route, client net.Addr) (net.Conn, error) {
 	session, name := splitRoute(route.ID)
 	start := time.Now()
-	dial := r.tunnels.Dial
 	if route.Datagrams {
-		dial = r.tunnels.DialDatagrams
-	}
-	stream, err := dial(ctx, session, name, client)
-	r.metrics.dialled("laptop", start, err)
-	if err != nil {
-		return nil, err
-	}
-	if route.Datagrams {
+		stream, err := r.tunnels.DialDatagrams(ctx, session, name, client)
+		r.metrics.dialled("laptop", start, err)
+		if err != nil {
+			return nil, err
+		}
 		return tunnel.Datagrams(r.flows.count(route.ID, stream)), nil
 	}
-	return r.flows.count(route.ID, stream), nil
+	stream, err := r.tunnels.DialEarly(ctx, session, name, client)
+	if err != nil {
+		r.metrics.dialled("laptop", start, err)
+		return nil, err
+	}
+	return &earlyStream{r.flows.count(route.ID, stream), stream, func(err error) { r.metrics.dialled("laptop", start, err) }}, nil
 }
+
+// earlyStream is a stream that the laptop's process may not have accepted yet.
+type earlyStream struct {
+	*countedStream
+	stream  *tunnel.Stream
+	dialled func(error)
+}
+
+// Accepted and Quiet are what the engine asks of a stream besides (see intercept.Options.DialTunnel).
+func (s *earlyStream) Accepted() error {
+	err := s.stream.Accepted()
+	s.dialled(err)
+	return err
+}
+
+func (s *earlyStream) Quiet() bool { return s.stream.Quiet() }
 
 // splitRoute takes a route's ID apart: session ID / route.
 func splitRoute(id string) (session, route string) {

@@ -132,7 +132,9 @@ func (c *Client) connect(ctx context.Context, router string, moved func()) error
 	if err := conn.HandshakeContext(hctx); err != nil {
 		return fmt.Errorf("greeting %s: %w", router, err)
 	}
-	mux, err := yamux.Server(conn, muxConfig(maxStreams), nil)
+	cfg := muxConfig(maxStreams)
+	cfg.InitialStreamWindowSize = laptopWindow
+	mux, err := yamux.Server(conn, cfg, nil)
 	if err != nil {
 		return fmt.Errorf("greeting %s: %w", router, err)
 	}

@@ -28,36 +28,55 @@ type cork struct {
 
 	mu      sync.Mutex
 	changed sync.Cond // of what follows
-	waiting []byte
+	waiting *corked   // nil: nothing waits
 	err     error
 	closed  bool
 }
 
+// corked is what waits to be written. Buffers are shared by all corks: one has none while nothing is written, and what came by
+// growing piece by piece would be copied, and thrown away, again and again.
+type corked struct {
+	n    int
+	data [corkSize]byte
+}
+
+var corkBuffers = sync.Pool{New: func() any { return new(corked) }}
+
 func (c *cork) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.waiting) >= corkSize && c.err == nil && !c.closed {
-		c.changed.Wait()
+	for n := 0; ; {
+		switch {
+		case c.err != nil:
+			return n, c.err
+		case c.closed:
+			return n, net.ErrClosed
+		case n == len(p):
+			return n, nil
+		case c.waiting == nil:
+			c.waiting = corkBuffers.Get().(*corked)
+			c.waiting.n = 0
+			c.changed.Broadcast()
+		case c.waiting.n == corkSize:
+			c.changed.Wait()
+			continue
+		}
+		k := copy(c.waiting.data[c.waiting.n:], p[n:])
+		c.waiting.n += k
+		n += k
 	}
-	switch {
-	case c.err != nil:
-		return 0, c.err
-	case c.closed:
-		return 0, net.ErrClosed
-	}
-	c.waiting = append(c.waiting, p...)
-	c.changed.Broadcast()
-	return len(p), nil
 }
 
 func (c *cork) flush() {
 	defer close(c.done)
-	var out []byte
 	for {
-		if out = c.take(out); out == nil {
+		out := c.take()
+		if out == nil {
 			return
 		}
-		if _, err := c.ReadWriteCloser.Write(out); err != nil {
+		_, err := c.ReadWriteCloser.Write(out.data[:out.n])
+		corkBuffers.Put(out)
+		if err != nil {
 			c.mu.Lock()
 			c.err = err
 			c.changed.Broadcast()
@@ -67,20 +86,18 @@ func (c *cork) flush() {
 	}
 }
 
-// take waits for something to write and leaves spare in its place; nil is that nothing will come. While nothing is written
-// no memory is held.
-func (c *cork) take(spare []byte) []byte {
+// take waits for something to write; nil is that nothing will come.
+func (c *cork) take() *corked {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.waiting) == 0 {
+	for c.waiting == nil {
 		if c.closed {
 			return nil
 		}
-		c.waiting, spare = nil, nil
 		c.changed.Wait()
 	}
 	out := c.waiting
-	c.waiting = spare[:0]
+	c.waiting = nil
 	c.changed.Broadcast()
 	return out
 }

@@ -63,15 +63,16 @@ func FuzzFramesFromALaptop(f *testing.F) {
 		go func() { _, _ = io.Copy(io.Discard, theirs) }()
 		live := newLiveConn(mine)
 		defer live.Close()
-		mux, err := yamux.Client(live, muxConfig(maxFromLaptop), nil)
-		if err != nil {
+		l := &laptop{stop: make(chan struct{}), leave: make(chan struct{}), config: muxConfig(maxFromLaptop)}
+		var err error
+		if l.mux, err = yamux.Client(live, l.config, nil); err != nil {
 			t.Fatal(err)
 		}
-		defer mux.Close()
+		defer l.mux.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), handshakeTime)
 		defer cancel()
 		ended := make(chan error, 1)
-		go func() { ended <- server.hold(t.Context(), ctx, live, mux, "k") }()
+		go func() { ended <- server.hold(t.Context(), ctx, live, l, "k") }()
 		select {
 		case err := <-ended:
 			if err == nil {

@@ -9,16 +9,35 @@ import (
 )
 
 // A stream's window is memory that its sender may fill while nobody reads. Each begins with firstWindow; it grows, so that
-// one stream can fill a long line, as long as all that the windows of one process have grown by is at most maxGrown.
+// one stream can fill a long line, as long as all that the windows of one process have grown by is at most maxGrown. It
+// doubles once in a round trip, so the first few begin with more: every one with a share of what is left of maxWider.
 const (
 	firstWindow = 256 << 10 // as the protocol says
 	maxGrown    = 64 << 20
+	maxWider    = 16 << 20
+	widerShare  = 4
 )
 
 var errNoMemory = errors.New("the windows of all streams have grown enough")
 
-// memory is what the windows of all streams of a process have grown by.
-type memory struct{ grown atomic.Int64 }
+// memory is what the windows of all streams of a process have grown by, and have begun wider than they must.
+type memory struct{ grown, wider atomic.Int64 }
+
+// widen says by how many bytes the first window of another stream may be wider; narrow gives them back.
+func (m *memory) widen() int64 {
+	for {
+		now := m.wider.Load()
+		by := (maxWider - now) / widerShare
+		if by < firstWindow {
+			return 0
+		}
+		if m.wider.CompareAndSwap(now, now+by) {
+			return by
+		}
+	}
+}
+
+func (m *memory) narrow(by int64) { m.wider.Add(-by) }
 
 // span is handed to a multiplexer for each of its streams.
 func (m *memory) span() (yamux.MemoryManager, error) { return &span{of: m}, nil }

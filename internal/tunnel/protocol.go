@@ -13,7 +13,8 @@
 // Every other stream is opened by the router: a length-prefixed JSON header says which route it is for and who calls; the
 // laptop answers with one byte, 0 when its own process accepted the connection, and from then on the stream is that
 // connection; or, if the header says so, it carries the datagrams between one client and that process, each with two bytes of
-// length before it. Any other byte is followed by a length-prefixed reason, and the router lets the original answer.
+// length before it. Any other byte is followed by a length-prefixed reason, and the router lets the original answer. The
+// router need not wait with the first bytes of a connection: those that follow the header are lost if the process does not accept.
 //
 // Either side can take its leave without breaking a request: the router opens no more streams, waits for those that are
 // open, for the session's drain time at most, and closes the connection. The laptop asks for that with a heartbeat that
@@ -44,6 +45,7 @@ const (
 	maxFromLaptop = 1        // the control stream
 	maxFrame      = 64 << 10 // with its header
 	frameHeader   = 12       // of yamux
+	laptopWindow  = 1 << 20  // that a laptop lets a stream begin with: it has more memory for each than a router
 )
 
 // hello is the laptop's first line.

@@ -55,6 +55,9 @@ type laptop struct {
 	once    sync.Once
 	leaving atomic.Bool   // no more streams are opened to it
 	leave   chan struct{} // closed when this router leaves
+
+	opening sync.Mutex
+	config  *yamux.Config // of mux, which takes a stream's first window from it
 }
 
 func (l *laptop) close(reason string) {
@@ -112,18 +115,18 @@ func (s *Server) Serve(ctx context.Context, raw net.Conn) error {
 	if err != nil {
 		return err
 	}
-	mux, err := yamux.Client(conn, muxConfig(maxFromLaptop), s.windows.span) // the router opens the streams
-	if err != nil {
+	l := &laptop{since: time.Now(), stop: make(chan struct{}), leave: make(chan struct{}), config: muxConfig(maxFromLaptop)}
+	if l.mux, err = yamux.Client(conn, l.config, s.windows.span); err != nil { // the router opens the streams
 		return fmt.Errorf("greeting a laptop: %w", err)
 	}
-	defer mux.Close()
-	return s.hold(ctx, hctx, live, mux, key)
+	defer l.mux.Close()
+	return s.hold(ctx, hctx, live, l, key)
 }
 
 // hold greets the laptop and keeps its connection.
-func (s *Server) hold(ctx, hctx context.Context, live *liveConn, mux *yamux.Session, key string) error {
+func (s *Server) hold(ctx, hctx context.Context, live *liveConn, l *laptop, key string) error {
 	stopGreeting := context.AfterFunc(hctx, func() { live.Close() })
-	control, err := mux.AcceptStream()
+	control, err := l.mux.AcceptStream()
 	if err != nil {
 		return fmt.Errorf("awaiting a laptop's hello: %w", err)
 	}
@@ -138,7 +141,7 @@ func (s *Server) hold(ctx, hctx context.Context, live *liveConn, mux *yamux.Sess
 	if !stopGreeting() {
 		return fmt.Errorf("greeting session %s: %w", session, context.Cause(hctx))
 	}
-	l := &laptop{session: session, mux: mux, since: time.Now(), stop: make(chan struct{}), leave: make(chan struct{})}
+	l.session = session
 	for _, route := range h.Serves {
 		if s.opts.Allowed(session, route) {
 			l.serves = append(l.serves, route)
@@ -265,43 +268,121 @@ func (s *Server) Open() (tunnels, streams int) {
 // original should answer instead. A read or write that exceeds a deadline fails with os.ErrDeadlineExceeded, and the
 // connection can still be used.
 func (s *Server) Dial(ctx context.Context, session, route string, client net.Addr) (net.Conn, error) {
-	return s.dial(ctx, session, opening{Route: route, Client: client.String()})
+	return accepted(s.DialEarly(ctx, session, route, client))
+}
+
+// DialEarly is Dial that does not wait for the process: what is written reaches it once it has accepted, or nobody. Accepted must be
+// called before the first Read. An earlier deadline of ctx bounds writes and Accepted.
+func (s *Server) DialEarly(ctx context.Context, session, route string, client net.Addr) (*Stream, error) {
+	return s.open(ctx, session, opening{Route: route, Client: client.String()})
 }
 
 // DialDatagrams opens a stream for the datagrams between one client and the laptop's process; see Datagrams.
 func (s *Server) DialDatagrams(ctx context.Context, session, route string, client net.Addr) (net.Conn, error) {
-	return s.dial(ctx, session, opening{Route: route, Client: client.String(), Datagrams: true})
+	return accepted(s.open(ctx, session, opening{Route: route, Client: client.String(), Datagrams: true}))
 }
 
-func (s *Server) dial(ctx context.Context, session string, o opening) (net.Conn, error) {
+func accepted(stream *Stream, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.Accepted(); err != nil {
+		return nil, err
+	}
+	return stream, nil
+}
+
+func (s *Server) open(ctx context.Context, session string, o opening) (*Stream, error) {
 	l := s.find(session, o.Route)
 	if l == nil {
 		return nil, ErrNoTunnel
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	stream, err := l.mux.OpenStream(ctx)
+	stream, err := s.openStream(ctx, l)
 	if err != nil {
 		return nil, fmt.Errorf("opening a stream to the laptop: %w", err)
 	}
-	if err := ask(ctx, stream, o); err != nil {
+	deadline, _ := ctx.Deadline()
+	_ = stream.SetDeadline(deadline)
+	if err := writeBlock(stream, o); err != nil {
 		_ = stream.Reset()
+		return nil, fmt.Errorf("asking the laptop: %w", err)
+	}
+	return stream, nil
+}
+
+// openStream makes the first window of the stream as wide as there is room. The multiplexer reads it from its configuration
+// while it makes a stream; besides OpenStream it does so for streams of the laptop's, which this end resets.
+func (s *Server) openStream(ctx context.Context, l *laptop) (*Stream, error) {
+	wider := s.windows.widen()
+	narrow := sync.OnceFunc(func() { s.windows.narrow(wider) })
+	l.opening.Lock()
+	l.config.InitialStreamWindowSize = firstWindow + uint32(wider)
+	stream, err := l.mux.OpenStream(ctx)
+	l.opening.Unlock()
+	if err != nil {
+		narrow()
 		return nil, err
 	}
-	return conn{stream}, nil
+	return &Stream{stream, narrow}, nil
 }
 
-// conn is a stream whose deadlines end reads and writes with the error that they have everywhere else.
-type conn struct{ *yamux.Stream }
+// Stream is a connection to a laptop's process. Its deadlines end reads and writes with the error that they have everywhere
+// else.
+type Stream struct {
+	*yamux.Stream
+	ended func()
+}
 
-func (c conn) Read(b []byte) (int, error) {
-	n, err := c.Stream.Read(b)
+// Accepted waits until the laptop's process has accepted the connection. An error ends the stream: a RefusedError if nothing of
+// it reached the process, and any other if that is not known.
+func (s *Stream) Accepted() error {
+	var status [1]byte
+	if _, err := s.Read(status[:]); err != nil {
+		_ = s.Reset()
+		return fmt.Errorf("awaiting the laptop's answer: %w", err)
+	}
+	if status[0] == 0 {
+		return s.SetDeadline(time.Time{})
+	}
+	var reason string
+	err := readBlock(s, &reason)
+	_ = s.Reset()
+	if err != nil {
+		return fmt.Errorf("reading why the laptop refused: %w", err)
+	}
+	return &RefusedError{reason}
+}
+
+func (s *Stream) Read(b []byte) (int, error) {
+	n, err := s.Stream.Read(b)
 	return n, overdue(err)
 }
 
-func (c conn) Write(b []byte) (int, error) {
-	n, err := c.Stream.Write(b)
+func (s *Stream) Write(b []byte) (int, error) {
+	n, err := s.Stream.Write(b)
 	return n, overdue(err)
+}
+
+// Quiet reports whether the stream is open and has nothing to read. Nobody may be reading, and no read deadline set.
+func (s *Stream) Quiet() bool {
+	var b [1]byte
+	_ = s.SetReadDeadline(time.Unix(1, 0))
+	_, err := s.Stream.Read(b[:])
+	return errors.Is(err, yamux.ErrTimeout) && s.SetReadDeadline(time.Time{}) == nil
+}
+
+// Close ends the stream in both directions.
+func (s *Stream) Close() error {
+	defer s.ended()
+	return s.Stream.Close()
+}
+
+// Reset ends the stream such that the process sees its connection reset.
+func (s *Stream) Reset() error {
+	defer s.ended()
+	return s.Stream.Reset()
 }
 
 func overdue(err error) error {
@@ -320,25 +401,4 @@ func (s *Server) find(session, route string) *laptop {
 		}
 	}
 	return nil
-}
-
-func ask(ctx context.Context, stream *yamux.Stream, o opening) error {
-	deadline, _ := ctx.Deadline()
-	_ = stream.SetDeadline(deadline)
-	defer stream.SetDeadline(time.Time{})
-	if err := writeBlock(stream, o); err != nil {
-		return fmt.Errorf("asking the laptop: %w", err)
-	}
-	var status [1]byte
-	if _, err := stream.Read(status[:]); err != nil {
-		return fmt.Errorf("awaiting the laptop's answer: %w", err)
-	}
-	if status[0] == 0 {
-		return nil
-	}
-	var reason string
-	if err := readBlock(stream, &reason); err != nil {
-		return fmt.Errorf("reading why the laptop refused: %w", err)
-	}
-	return &RefusedError{reason}
 }
