@@ -53,6 +53,9 @@ func benchLaptop(t *testing.T, l *laptop, ns string, port int) {
 		)
 		rows("answered by the laptop, hammer "+strings.Join(how, " "), "direct", got[0], got[1])
 	}
+	calls := l.answerGRPC("laptop")
+	l.dayfly("-q", "intercept", "service", "calls", "-r", "80", "-l", strconv.Itoa(calls), "--session", "bench", "--drain", "0s", "--detach")
+	benchHTTP2(t, ns, "bench")
 	plain := streamOnControl(t)
 	path := fmt.Sprintf("/bytes/%d", big)
 	m := measure(t,

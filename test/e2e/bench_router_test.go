@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -23,8 +24,12 @@ http {
   access_log off; keepalive_requests 1000000;
   client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;
   map $http_x_dayfly_session $to { default spare; bench other; }
+  map $http_x_dayfly_session $calls { default calls-spare; bench other; }
   upstream spare { server spare:80; keepalive 64; }
+  upstream calls-spare { server calls-spare:80; keepalive 64; }
   upstream other { server web:9090; }
+  server { listen 8082 http2; location / { grpc_pass grpc://$to; } }
+  server { listen 8083 http2; location / { grpc_pass grpc://$calls; } }
   server { listen 8080; location / { proxy_pass http://$to; proxy_http_version 1.1; proxy_set_header Connection ""; } }
 }
 `
@@ -42,8 +47,20 @@ frontend in
   bind :8080
   use_backend other if { req.hdr(x-dayfly-session) bench }
   default_backend spare
+frontend in2
+  bind :8082 proto h2
+  use_backend other if { req.hdr(x-dayfly-session) bench }
+  default_backend spare2
+frontend calls
+  bind :8083 proto h2
+  use_backend other if { req.hdr(x-dayfly-session) bench }
+  default_backend calls-spare
 backend spare
   server s spare:80
+backend spare2
+  server s spare:80 proto h2
+backend calls-spare
+  server s calls-spare:80 proto h2
 backend other
   server o web:9090
 `
@@ -62,6 +79,11 @@ func deployProxies(t *testing.T, ns string) {
 		awaitDeployment(t, ns, name)
 	}
 	addService(t, ns, "stream-captured", "stream")
+	for name, port := range map[string]int{"h2": 8082, "calls": 8083} {
+		for _, proxy := range []string{"nginx", "haproxy"} {
+			addServiceTo(t, ns, proxy+"-"+name, proxy, intstr.FromInt(port))
+		}
+	}
 }
 
 // deployProxy runs a program of an image on port 8080.
@@ -104,6 +126,18 @@ func hammer(t *testing.T, ns, host string, args ...string) rateOf {
 	return r
 }
 
+// hammerGRPC measures unary calls from the client pod.
+func hammerGRPC(t *testing.T, ns, host string, args ...string) rateOf {
+	t.Helper()
+	var r rateOf
+	cmd := testcluster(append([]string{"kubectl", "-n", ns, "exec", "deploy/client", "--", "/grpcapp", "hammer", "-d", "1500ms", "-addr", host + ":80"}, args...)...)
+	must(t, json.Unmarshal([]byte(printed(t, cmd)), &r))
+	if r.Errors > 0 {
+		t.Errorf("%s %v: %d errors", host, args, r.Errors)
+	}
+	return r
+}
+
 // hammerAll runs the ways in turn and gives each one's medians.
 func hammerAll(ways ...func() rateOf) []rateOf {
 	got := make([][]rateOf, len(ways))
@@ -135,8 +169,8 @@ func rows(what, against string, a, b rateOf) {
 
 // benchRouter: what the router costs those whose requests do not match.
 func benchRouter(t *testing.T, l *laptop, ns string, port int) {
-	for _, svc := range []string{"web", "stream-captured"} {
-		l.dayfly("-q", "intercept", "service", svc, "-r", "80", "-l", strconv.Itoa(port), "--session", "bench", "--drain", "0s", "--detach")
+	for svc, session := range map[string]string{"web": "bench", "stream-captured": "bench", "calls": "calls"} {
+		l.dayfly("-q", "intercept", "service", svc, "-r", "80", "-l", strconv.Itoa(port), "--session", session, "--drain", "0s", "--detach")
 	}
 	hosts := []string{"web", "spare", "nginx", "haproxy", "goproxy"} // through the routers; direct; through others
 	names := []string{"", "direct", "nginx", "HAProxy", "Go's ReverseProxy"}
@@ -154,6 +188,7 @@ func benchRouter(t *testing.T, l *laptop, ns string, port int) {
 			rows(what, names[i], got[0], got[i])
 		}
 	}
+	benchHTTP2(t, ns, "")
 	path := fmt.Sprintf("/bytes/%d", big)
 	var ways []func() float64
 	for _, h := range hosts {
@@ -169,4 +204,42 @@ func benchRouter(t *testing.T, l *laptop, ns string, port int) {
 	)
 	row("router, TCP, 512 MiB", "direct", m[0], m[1], "MB/s")
 	l.dayfly("-q", "session", "close", "bench")
+	l.dayfly("-q", "session", "close", "calls")
+}
+
+// benchHTTP2 compares HTTP/2 without TLS, and gRPC's unary calls. The proxies have connections of HTTP/2 to the original, too.
+func benchHTTP2(t *testing.T, ns, key string) {
+	kinds := []struct {
+		name, captured, spare, port string
+		hammer                      func(t *testing.T, ns, host string, args ...string) rateOf
+	}{{"HTTP/2", "web", "spare", "h2", hammer}, {"gRPC", "calls", "calls-spare", "calls", hammerGRPC}}
+	for _, k := range kinds {
+		for _, conns := range []string{"1", "32", "256"} {
+			args := []string{"-c", conns}
+			if k.name == "HTTP/2" {
+				args = append(args, "-h2")
+			}
+			hosts, names := []string{k.captured, k.spare, "nginx-" + k.port, "haproxy-" + k.port}, []string{"", "direct", "nginx", "HAProxy"}
+			what := "router, not matching"
+			if key != "" {
+				hosts, names, what = hosts[:2], names[:2], "answered by the laptop"
+			}
+			var ways []func() rateOf
+			for i, h := range hosts {
+				with := slices.Clone(args)
+				switch {
+				case i > 0 || key == "":
+				case k.name == "HTTP/2":
+					with = append(with, "-H", "x-dayfly-session: "+key)
+				default:
+					with = append(with, "-key", key)
+				}
+				ways = append(ways, func() rateOf { return k.hammer(t, ns, h, with...) })
+			}
+			got := hammerAll(ways...)
+			for i := 1; i < len(hosts); i++ {
+				rows(fmt.Sprintf("%s, %s, %s connections", what, k.name, conns), names[i], got[0], got[i])
+			}
+		}
+	}
 }

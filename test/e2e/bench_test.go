@@ -24,6 +24,8 @@ func TestBench(t *testing.T) {
 	deployWeb(t, ns, 1)
 	deployClient(t, ns)
 	addService(t, ns, "spare", "web") // the same pods, never captured
+	deployGRPC(t, ns, 1)
+	addService(t, ns, "calls-spare", "calls")
 	deployProxies(t, ns)
 	l := newLaptop(t, ns)
 	port := l.answer("laptop")
@@ -38,9 +40,14 @@ func TestBench(t *testing.T) {
 
 func addService(t *testing.T, ns, name, app string) {
 	t.Helper()
+	addServiceTo(t, ns, name, app, intstr.FromString("http"))
+}
+
+func addServiceTo(t *testing.T, ns, name, app string, port intstr.IntOrString) {
+	t.Helper()
 	svc := &corev1.Service{}
 	svc.Namespace, svc.Name = ns, name
-	svc.Spec = corev1.ServiceSpec{Selector: map[string]string{"app": app}, Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromString("http")}}}
+	svc.Spec = corev1.ServiceSpec{Selector: map[string]string{"app": app}, Ports: []corev1.ServicePort{{Port: 80, TargetPort: port}}}
 	must(t, cluster.Create(t.Context(), svc))
 }
 

@@ -18,10 +18,12 @@ import (
 	"dayfly.dev/dayfly/internal/tunnel"
 )
 
-// What controller and routers take, by their own metrics: idle, with one session and with 200 whose laptops are connected and
-// whose intercepts are armed, 50 services in all.
+// What controller and routers take, by their own metrics: idle, with one session, and with 200 and 500 whose laptops are connected
+// and whose intercepts are armed, 50 services in all; and what the command takes that holds a session. One owner may have 50
+// sessions in a namespace, so they are spread.
 func TestFootprint(t *testing.T) {
-	many := 200
+	const services = 50
+	many := 500
 	if n, err := strconv.Atoi(os.Getenv("FOOTPRINT_SESSIONS")); err == nil {
 		many = n
 	}
@@ -33,36 +35,43 @@ func TestFootprint(t *testing.T) {
 		kubectl(t, "-n", system, "rollout", "status", "deploy/"+d, "--timeout=60s")
 	}
 	time.Sleep(30 * time.Second) // the predecessors have drained, the heap has settled
-	fmt.Println("| | controller | router |\n|---|---|---|")
-	footprint(t, watch, "idle")
-	var ns []string
-	for i := range 5 {
-		ns = append(ns, newNamespace(t))
-		for k := range 10 {
-			if i+k == 0 {
-				deployWeb(t, ns[0], 1)
-			}
+	fmt.Println("| | controller | router | command |\n|---|---|---|---|")
+	footprint(t, watch, "idle", 0)
+	ns := make([]string, max(5, (many+49)/50))
+	for i := range ns {
+		ns[i] = newNamespace(t)
+		for k := range services / len(ns) {
 			addService(t, ns[i], fmt.Sprintf("svc%d", k), "web")
 		}
 	}
+	deployWeb(t, ns[0], 1)
+	l := newLaptop(t, ns[0])
+	cmd := l.command("-q", "intercept", "service", "svc0", "-r", "80", "-l", strconv.Itoa(l.answer("laptop")), "--session", "one")
+	must(t, cmd.Start())
+	awaitArmed(t, ns, 1)
+	footprint(t, watch, "1 session", cmd.Process.Pid)
+	must(t, cmd.Process.Signal(os.Interrupt))
+	must(t, cmd.Wait())
+
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	open := func(i int) {
 		var c v1alpha1.Intercept
-		c.Service, c.Port, c.LaptopPort = fmt.Sprintf("svc%d", i/5%10), 80, 1
-		wg.Go(func() { serveAs(ctx, t, ns[i%5], fmt.Sprintf("s%d", i), c) })
+		c.Service, c.Port, c.LaptopPort = fmt.Sprintf("svc%d", i/len(ns)%(services/len(ns))), 80, 1
+		wg.Go(func() { serveAs(ctx, t, ns[i%len(ns)], fmt.Sprintf("s%d", i), c) })
 	}
-	open(0)
-	awaitArmed(t, ns, 1)
-	footprint(t, watch, "1 session")
-	for i := 1; i < many; i++ {
+	for i := range many {
+		if i == 200 {
+			awaitArmed(t, ns, i)
+			footprint(t, watch, "200 sessions", 0)
+		}
 		open(i)
 		time.Sleep(50 * time.Millisecond)
 	}
 	awaitArmed(t, ns, many)
-	footprint(t, watch, fmt.Sprintf("%d sessions", many))
+	footprint(t, watch, fmt.Sprintf("%d sessions", many), 0)
 }
 
 func awaitArmed(t *testing.T, namespaces []string, want int) {
@@ -106,8 +115,8 @@ func serveAs(ctx context.Context, t *testing.T, ns, name string, ic v1alpha1.Int
 	}).Run(ctx)
 }
 
-// footprint prints resident memory and CPU of the busiest pod of each role over 15 s.
-func footprint(t *testing.T, watch, when string) {
+// footprint prints resident memory and CPU of the busiest pod of each role over 15 s, and the resident memory of a command.
+func footprint(t *testing.T, watch, when string, command int) {
 	t.Helper()
 	time.Sleep(10 * time.Second)
 	roles := []string{"controller", "router"}
@@ -126,5 +135,20 @@ func footprint(t *testing.T, watch, when string) {
 		}
 		line += fmt.Sprintf(" | %.0f MiB, %.0f m", rss/(1<<20), cpu*1000)
 	}
+	line += " | "
+	if command > 0 {
+		line += fmt.Sprintf("%.0f MiB", float64(resident(t, command))/(1<<20))
+	}
 	fmt.Println(line + " |")
+}
+
+// resident returns how many bytes of a process of this machine are in memory.
+func resident(t *testing.T, pid int) int64 {
+	t.Helper()
+	statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	must(t, err)
+	var size, pages int64
+	_, err = fmt.Sscan(string(statm), &size, &pages)
+	must(t, err)
+	return pages * int64(os.Getpagesize())
 }

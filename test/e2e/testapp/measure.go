@@ -38,7 +38,8 @@ func hammer(args []string) error {
 	conns := f.Int("c", 1, "connections")
 	most := f.Duration("d", 2*time.Second, "how long")
 	header := f.String("H", "", "'name: value' to send")
-	fresh := f.Bool("new", false, "open a connection for each request")
+	fresh := f.Bool("new", false, "open a connection for each request, and ask the server to close it")
+	h2 := f.Bool("h2", false, "speak HTTP/2 without TLS, one request at a time on each connection")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -57,6 +58,17 @@ func hammer(args []string) error {
 	if *header != "" {
 		head += *header + "\r\n"
 	}
+	if *fresh { // a client that closes first runs out of ports, the sooner the faster it is answered
+		head += "Connection: close\r\n"
+	}
+	loop := func(until time.Time) ([]time.Duration, int) {
+		return ask(addr.String(), []byte(head+"\r\n"), until, *fresh)
+	}
+	if *h2 {
+		loop = func(until time.Time) ([]time.Duration, int) {
+			return askH2(u.Scheme+"://"+addr.String()+u.RequestURI(), u.Host, *header, until)
+		}
+	}
 	var mu sync.Mutex
 	var all []time.Duration
 	var failed int
@@ -64,7 +76,7 @@ func hammer(args []string) error {
 	start := time.Now()
 	for range *conns {
 		wg.Go(func() {
-			took, errs := ask(addr.String(), []byte(head+"\r\n"), start.Add(*most), *fresh)
+			took, errs := loop(start.Add(*most))
 			mu.Lock()
 			defer mu.Unlock()
 			all, failed = append(all, took...), failed+errs
@@ -102,8 +114,38 @@ func ask(addr string, request []byte, until time.Time, fresh bool) (took []time.
 		}
 		took = append(took, time.Since(start))
 		if fresh {
+			_, _ = io.Copy(io.Discard, c) // its end
 			c.Close()
 		}
+	}
+	return took, failed
+}
+
+// askH2 does so in HTTP/2, on a connection of its own.
+func askH2(url, host, header string, until time.Time) (took []time.Duration, failed int) {
+	t := &http.Transport{Protocols: new(http.Protocols)}
+	t.Protocols.SetUnencryptedHTTP2(true)
+	defer t.CloseIdleConnections()
+	for time.Now().Before(until) {
+		req, err := http.NewRequest(http.MethodGet, url, nil)
+		if err != nil {
+			return took, failed + 1
+		}
+		req.Host = host
+		if name, value, ok := strings.Cut(header, ":"); ok {
+			req.Header.Set(name, strings.TrimSpace(value))
+		}
+		start := time.Now()
+		resp, err := t.RoundTrip(req)
+		if err != nil {
+			return took, failed + 1
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.ProtoMajor != 2 {
+			return took, failed + 1
+		}
+		took = append(took, time.Since(start))
 	}
 	return took, failed
 }

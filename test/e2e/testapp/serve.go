@@ -52,6 +52,10 @@ func serve(args []string) error {
 			return context.WithValue(ctx, connKey{}, count.Add(1))
 		},
 	}
+	server.Protocols = new(http.Protocols)
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	server.Protocols.SetHTTP2(true)
 	if *echoAddr != "" {
 		l, err := net.Listen("tcp", *echoAddr)
 		if err != nil {

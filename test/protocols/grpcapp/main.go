@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,9 +28,9 @@ import (
 )
 
 func main() {
-	run := map[string]func([]string) error{"serve": serve, "load": load}
+	run := map[string]func([]string) error{"serve": serve, "load": load, "hammer": hammer}
 	if len(os.Args) < 2 || run[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: grpcapp serve [-name NAME] [-addr :8080] | load -addr HOST:PORT [-key KEY] [-clients N]")
+		fmt.Fprintln(os.Stderr, "usage: grpcapp serve [-name NAME] [-addr :8080] | load -addr HOST:PORT [-key KEY] [-clients N] | hammer -addr HOST:PORT [-c N] [-key KEY]")
 		os.Exit(2)
 	}
 	if err := run[os.Args[1]](os.Args[2:]); err != nil {
@@ -163,6 +165,67 @@ func (l *loader) connection(ctx context.Context, name string, call func(context.
 	}
 	wg.Wait()
 	return nil
+}
+
+// hammer makes empty unary calls for a while, one at a time on each of a number of connections, and prints how fast they were
+// answered, as testapp does.
+func hammer(args []string) error {
+	f := flag.NewFlagSet("hammer", flag.ExitOnError)
+	addr := f.String("addr", "", "host:port to call")
+	key := f.String("key", "", "routing key of every call")
+	conns := f.Int("c", 1, "connections")
+	most := f.Duration("d", 2*time.Second, "how long")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if *key != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "x-dayfly-session", *key)
+	}
+	var clients []testgrpc.TestServiceClient
+	for range *conns {
+		cc, err := grpc.NewClient("passthrough:///"+*addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return err
+		}
+		defer cc.Close()
+		tc := testgrpc.NewTestServiceClient(cc)
+		if _, err := tc.EmptyCall(ctx, &testgrpc.Empty{}); err != nil { // it is connected
+			return err
+		}
+		clients = append(clients, tc)
+	}
+	var mu sync.Mutex
+	var all []time.Duration
+	failed := 0
+	var wg sync.WaitGroup
+	start := time.Now()
+	for _, tc := range clients {
+		wg.Go(func() {
+			var took []time.Duration
+			var err error
+			for time.Since(start) < *most && err == nil {
+				sent := time.Now()
+				if _, err = tc.EmptyCall(ctx, &testgrpc.Empty{}); err == nil {
+					took = append(took, time.Since(sent))
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, took...)
+			if err != nil {
+				failed++
+			}
+		})
+	}
+	wg.Wait()
+	if len(all) == 0 {
+		return errors.New("nothing was answered")
+	}
+	slices.Sort(all)
+	at := func(q float64) float64 { return float64(all[int(q*float64(len(all)-1))].Nanoseconds()) / 1000 }
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"perSecond": float64(len(all)) / time.Since(start).Seconds(), "p50Micros": at(0.5), "p99Micros": at(0.99), "errors": failed})
 }
 
 func (l *loader) unary(ctx context.Context, tc testgrpc.TestServiceClient) (string, error) {
