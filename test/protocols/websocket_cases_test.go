@@ -11,7 +11,6 @@ import (
 // server that keeps to RFC 6455 and RFC 7692 answers. The suite itself needs Python 2.
 type wsCase struct {
 	id    string
-	offer string // of extensions
 	steps []wsStep
 	want  []string // what comes back: messages "text …" and "binary …", and "pong …"
 	code  []int    // of the server's close frame, any of these; none: Autobahn takes it as it comes

@@ -3,6 +3,7 @@ package protocols
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -330,7 +331,7 @@ func (c *wsClient) send(s wsStep) {
 }
 
 func (k wsCase) play(t testing.TB, addr string) wsAnswer {
-	c, done := dialWS(t, addr, k.offer)
+	c, done := dialWS(t, addr, "")
 	for _, s := range k.steps {
 		c.send(s)
 	}
@@ -414,10 +415,7 @@ func (g compressed) play(t testing.TB, addr string, size, fragment int) wsAnswer
 		if deflate != nil {
 			payload, rsv = deflate(m), 4
 		}
-		frames := fragments(g.op, payload, max(fragment, 1))
-		if fragment == 0 {
-			frames = []wsFrame{{op: g.op, payload: payload}}
-		}
+		frames := fragments(g.op, payload, cmp.Or(fragment, max(len(payload), 1)))
 		frames[0].rsv = rsv
 		c.send(wsStep{frames: frames})
 		for want := i + 1; c.got.end == "" && len(messages(c.got.frames, nil)) < want; {
