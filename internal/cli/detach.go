@@ -67,6 +67,7 @@ func (h *held) startServing() (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(self, args...)
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, detached()
+	bequeathNothing()
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting the process that answers: %w", err)
 	}

@@ -5,6 +5,7 @@ package cli
 import (
 	"errors"
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,20 @@ func inForeground() bool {
 	defer tty.Close()
 	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
 	return err == nil && group == syscall.Getpgrp()
+}
+
+// bequeathNothing keeps what this process was given, beside its standard files, from those that it starts from now on: one that
+// stays would hold its caller's lock, or the end of a pipe that its caller reads to the end.
+func bequeathNothing() {
+	files, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		return
+	}
+	for _, f := range files {
+		if fd, err := strconv.Atoi(f.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
 }
 
 // detached starts a process that outlives its parent's terminal.
