@@ -8,14 +8,12 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -113,36 +111,6 @@ func (l *laptop) kubeconfig() string {
 		}
 	}
 	return kubeconfig()
-}
-
-// farKubeconfig reaches the API server through a line that takes its time, each way.
-func farKubeconfig(t *testing.T, each time.Duration) string {
-	t.Helper()
-	cfg, err := clientcmd.LoadFromFile(kubeconfig())
-	must(t, err)
-	server := cfg.Clusters[cfg.Contexts[cfg.CurrentContext].Cluster]
-	u, err := url.Parse(server.Server)
-	must(t, err)
-	local := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	cmd := exec.Command(binTestapp, "delay", "-listen", local, "-to", u.Host, "-by", each.String())
-	must(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	awaitPort(t, local)
-	server.TLSServerName, server.Server = u.Hostname(), "https://"+local
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, clientcmd.WriteToFile(*cfg, path))
-	return path
-}
-
-func awaitPort(t *testing.T, addr string) {
-	t.Helper()
-	await(t, 10*time.Second, addr, func() error {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
 }
 
 // streamOnControl starts a TLS server on the cluster's control machine, which is as far away as the API server.

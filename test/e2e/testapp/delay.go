@@ -2,11 +2,12 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"net"
 	"time"
 )
 
-// delay relays TCP connections and holds every byte back for a while, each way, as a long line does.
+// delay relays TCP connections and holds every byte back for a while, each way, as a long line does. It prints where each comes from.
 func delay(args []string) error {
 	f := flag.NewFlagSet("delay", flag.ExitOnError)
 	from := f.String("listen", "127.0.0.1:0", "address to listen on")
@@ -29,6 +30,7 @@ func delay(args []string) error {
 			near.Close()
 			continue
 		}
+		fmt.Println(near.RemoteAddr())
 		go hold(near, far, *by)
 		go hold(far, near, *by)
 	}
