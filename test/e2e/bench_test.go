@@ -15,7 +15,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-const rounds = 5 // of each measurement; medians are compared
+// rounds of each measurement, of which medians are compared; BENCH_ROUNDS sets another odd number.
+var rounds = func() int {
+	if n, err := strconv.Atoi(os.Getenv("BENCH_ROUNDS")); err == nil && n > 0 {
+		return n
+	}
+	return 5
+}()
 
 // `make bench` prints what dayfly costs beside what a user would use instead, all in one run, as ratios: these machines are
 // shared, and one number of theirs means little.

@@ -162,6 +162,42 @@ func TestRoleForOneServiceInterceptsOnlyThat(t *testing.T) {
 	}
 }
 
+// One session may take as many services as the schema allows, by a rule or wholly, and each is asked for.
+func TestASessionTakesManyServices(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	whole := newUser(t, "whole")
+	bind(t, ns, "dayfly-developer", whole)
+	const most = 16
+	var rules, all []v1alpha1.Intercept
+	for i := range most {
+		rules = append(rules, v1alpha1.Intercept{Service: fmt.Sprint("s", i), Port: 80, LaptopPort: 1})
+		all = append(all, v1alpha1.Intercept{Service: fmt.Sprint("s", i), Port: 80, LaptopPort: 1, All: true})
+	}
+	one := newUser(t, "one") // may take all but the last
+	verbs := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"services/intercept", "services/interceptall"}, Verbs: []string{"create"}}
+	for i := range most - 1 {
+		verbs.ResourceNames = append(verbs.ResourceNames, fmt.Sprint("s", i))
+	}
+	bindRules(t, ns, one, verbs, rbacv1.PolicyRule{APIGroups: []string{"dayfly.dev"}, Resources: []string{"sessions"}, Verbs: []string{"get", "create", "delete"}})
+	for right, list := range map[string][]v1alpha1.Intercept{"services/intercept": rules, "services/interceptall": all} {
+		s, _ := newSession(t, ns, "all-of-them", whole, list...)
+		must(t, whole.api.Create(t.Context(), s))
+		must(t, whole.api.Delete(t.Context(), s))
+		s, _ = newSession(t, ns, "but-the-last", one, list[:most-1]...)
+		must(t, one.api.Create(t.Context(), s))
+		must(t, one.api.Delete(t.Context(), s))
+		s, _ = newSession(t, ns, "too-many", one, list...)
+		checkDenied(t, "one that may not be taken", one.api.Create(t.Context(), s), "the verb create on "+right+" is missing")
+		await(t, promise(10*time.Second), "the sessions are gone", func() error {
+			if left := sessions(t, ns); len(left) > 0 {
+				return fmt.Errorf("%s", left[0].Name)
+			}
+			return nil
+		})
+	}
+}
+
 func serviceFor(ns, name, app string) *corev1.Service {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
 	svc.Spec = corev1.ServiceSpec{Selector: map[string]string{"app": app}, Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromString("http")}}}
