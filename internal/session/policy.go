@@ -62,7 +62,7 @@ func (d *decision) letsOutTo(p *networkingv1.NetworkPolicy, pod *corev1.Pod) boo
 			}
 			own := p.Namespace == d.Namespace
 			if peer.NamespaceSelector != nil {
-				own = true // namespaces' labels are not read: it may select this one
+				own = d.NamespaceLabels == nil || selects(peer.NamespaceSelector, d.NamespaceLabels)
 			}
 			return own && (peer.PodSelector == nil || selects(peer.PodSelector, pod.Labels))
 		})
