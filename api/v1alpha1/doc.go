@@ -1,5 +1,6 @@
 // Package v1alpha1 holds the kinds that people read and write: Session, what one owner asks to be altered, and
-// Alteration, what was altered and what is needed to undo it.
+// Alteration, what was altered and what is needed to undo it; Environment, a copy of a graph for a time, and Blueprint,
+// what it is made from.
 //
 // Field comments are the manual (`kubectl explain session.spec`); the rules beside them are checked by the API server.
 //
@@ -19,7 +20,8 @@ var GroupVersion = schema.GroupVersion{Group: "dayfly.dev", Version: "v1alpha1"}
 
 // AddToScheme registers the kinds of this package.
 func AddToScheme(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &Session{}, &SessionList{}, &Alteration{}, &AlterationList{})
+	s.AddKnownTypes(GroupVersion, &Session{}, &SessionList{}, &Alteration{}, &AlterationList{},
+		&Environment{}, &EnvironmentList{}, &Blueprint{}, &BlueprintList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }
@@ -39,6 +41,19 @@ const (
 	LabelIntercept = "dayfly.dev/intercept"
 	// InterceptDisabled is the value of LabelIntercept.
 	InterceptDisabled = "disabled"
+	// EnvironmentFinalizer stands on an Environment for as long as anything of it may be in the cluster.
+	EnvironmentFinalizer = "dayfly.dev/environment"
+	// EnvironmentManager names dayfly in the managed fields of an environment's objects.
+	EnvironmentManager = "dayfly-environment"
+	// EnvironmentAccount is the ServiceAccount in an environment's namespace as which its objects are applied.
+	EnvironmentAccount = "dayfly-environment"
+	// LabelEnvironment marks the namespace of an environment with the environment's name, LabelHome with its home; LabelComponent
+	// marks each object in it with its component.
+	LabelEnvironment = "dayfly.dev/environment"
+	LabelHome        = "dayfly.dev/home"
+	LabelComponent   = "dayfly.dev/component"
+	// AnnotationUID on an environment's namespace is the UID of the Environment that it belongs to.
+	AnnotationUID = "dayfly.dev/environment-uid"
 	// HeaderRoutingKey is the request header that carries a routing key where W3C baggage is not passed on.
 	HeaderRoutingKey = "x-dayfly-session"
 	// BaggageRoutingKey is the W3C baggage member that carries a routing key.

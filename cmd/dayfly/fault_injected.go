@@ -18,7 +18,7 @@ import (
 // faultPoint kills this process, as kill -9 would, at the n-th request to the API server that DAYFLY_DIE counts:
 //
 //	DAYFLY_DIE=before:N   instead of sending the N-th request
-//	DAYFLY_DIE=after:N    once the N-th request has been carried out, before the answer is seen
+//	DAYFLY_DIE=after:N    once the N-th request has been carried out, before the answer is seen; a write that was refused is none
 //
 // With DAYFLY_DIE_WRITES=true only writes count that change anything outside dayfly's own namespace.
 func faultPoint() transport.WrapperFunc {
@@ -51,6 +51,10 @@ func (d *dying) RoundTrip(r *http.Request) (*http.Response, error) {
 		die()
 	}
 	resp, err := d.RoundTripper.RoundTrip(r)
+	if !d.before && d.writes && err == nil && resp.StatusCode >= http.StatusMultipleChoices {
+		d.count.Add(-1) // it has changed nothing
+		return resp, err
+	}
 	if !d.before && now >= d.n {
 		die()
 	}
@@ -61,7 +65,7 @@ func isWrite(r *http.Request) bool {
 	if r.Method == http.MethodGet || strings.Contains(r.URL.Path, "/namespaces/dayfly-system/") {
 		return false
 	}
-	return strings.Contains(r.URL.Path, "/namespaces/") && !strings.Contains(r.URL.Path, "/events")
+	return strings.Contains(r.URL.Path+"/", "/namespaces/") && !strings.Contains(r.URL.Path, "/events")
 }
 
 // faultAt kills this process the n-th time that a router comes to a point: DAYFLY_DIE_AT=POINT:N.

@@ -12,10 +12,12 @@ import (
 
 	"dayfly.dev/dayfly/deploy"
 	"dayfly.dev/dayfly/internal/controller"
+	"dayfly.dev/dayfly/internal/environment"
 	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/otlp"
 	"dayfly.dev/dayfly/internal/router"
 	"dayfly.dev/dayfly/internal/session"
+	"dayfly.dev/dayfly/internal/source"
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel/trace"
 	"k8s.io/client-go/kubernetes"
@@ -30,7 +32,8 @@ type pod struct {
 	log             *slog.Logger
 }
 
-func thisPod() (pod, error) {
+// thisPod reads what this process is told. others is what processes beside it may take of the container's memory, in bytes.
+func thisPod(others int64) (pod, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		return pod{}, fmt.Errorf("finding the API server: %w", err)
@@ -46,7 +49,7 @@ func thisPod() (pod, error) {
 	}
 	p := pod{os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE"), config,
 		slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}
-	limitMemory(os.Getenv("DAYFLY_MEMORY"))
+	limitMemory(os.Getenv("DAYFLY_MEMORY"), others)
 	if p.name == "" || p.namespace == "" {
 		return p, fmt.Errorf("POD_NAME and POD_NAMESPACE must be set: this command is for dayfly's own pods")
 	}
@@ -71,10 +74,10 @@ func boundsOf(env func(string) string) (session.Bounds, error) {
 }
 
 // limitMemory has the garbage collector keep the heap well below the container's limit, in bytes, whatever that was set to.
-// GOMEMLIMIT, if it is set, holds instead.
-func limitMemory(limit string) {
+// GOMEMLIMIT, if it is set, holds instead. What others in the container may take is left to them.
+func limitMemory(limit string, others int64) {
 	n, err := strconv.ParseInt(limit, 10, 64)
-	if err == nil && n > 0 && os.Getenv("GOMEMLIMIT") == "" {
+	if n -= others; err == nil && n > 0 && os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(n / 5 * 4)
 	}
 }
@@ -100,7 +103,7 @@ func newControllerCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "controller", Short: "Run the controller (in the cluster)", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := thisPod()
+			p, err := thisPod(environment.RendersAtOnce * source.ApartMemory)
 			if err != nil {
 				return err
 			}
@@ -123,7 +126,7 @@ func newControllerCmd() *cobra.Command {
 			defer flush()
 			return controller.Run(cmd.Context(), controller.Options{
 				Name: p.name, Namespace: p.namespace, Version: version, Config: p.config, Routers: routers, Bounds: bounds, Logger: p.log, Traces: traces,
-				Validity: faultValidity(), Now: faultClock(),
+				Render: renderApart, Validity: faultValidity(), Now: faultClock(),
 			})
 		},
 	}
@@ -133,7 +136,7 @@ func newRouterCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "router", Short: "Run a router (in the cluster)", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := thisPod()
+			p, err := thisPod(0)
 			if err != nil {
 				return err
 			}

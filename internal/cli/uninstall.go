@@ -3,12 +3,14 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	"dayfly.dev/dayfly/deploy"
 	"dayfly.dev/dayfly/internal/apply"
 	"dayfly.dev/dayfly/internal/control"
+	"dayfly.dev/dayfly/internal/environment"
 	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/session"
 	"dayfly.dev/dayfly/internal/usererr"
@@ -20,6 +22,7 @@ import (
 type uninstallOptions struct {
 	app     *App
 	force   bool
+	end     bool // environments
 	timeout time.Duration
 }
 
@@ -30,13 +33,16 @@ func newUninstallCmd(app *App) *cobra.Command {
 		Short: "Close every session, restore everything, and take dayfly out of the cluster",
 		Long: `Close every session, wait until everything that was altered is restored, and take dayfly out of the cluster.
 
-With --force this laptop restores, not the controller: for a cluster in which dayfly itself no longer runs.`,
+While there are environments it refuses, since they may hold work: --delete-environments ends them first. With --force this laptop
+restores and ends, not the controller: for a cluster in which dayfly itself no longer runs.`,
 		Example: `  dayfly uninstall
+  dayfly uninstall --delete-environments
   dayfly uninstall --force`,
 		Args: takes(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	cmd.Flags().BoolVar(&o.force, "force", false, "restore from this laptop, without dayfly's controller")
+	cmd.Flags().BoolVar(&o.end, "delete-environments", false, "end every environment first, with all that is in it")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 3*time.Minute, "how long to wait until everything is restored and gone")
 	return cmd
 }
@@ -49,6 +55,9 @@ func (o *uninstallOptions) run(ctx context.Context) error {
 		return err
 	}
 	if err := c.Ping(ctx); err != nil {
+		return err
+	}
+	if err := o.endEnvironments(ctx, c); err != nil {
 		return err
 	}
 	if err := o.restore(ctx, c); err != nil {
@@ -64,6 +73,76 @@ func (o *uninstallOptions) run(ctx context.Context) error {
 	}
 	o.app.say("taking dayfly out of %s", c.Context)
 	return kube.Explain(set.Delete(ctx, objects, func(s string) { o.app.say("  %s deleted", s) }))
+}
+
+// endEnvironments returns when there is no environment any more.
+func (o *uninstallOptions) endEnvironments(ctx context.Context, c *kube.Cluster) error {
+	list, err := environments(ctx, c)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	if !o.end {
+		return usererr.New(usererr.Conflict, "end them with dayfly env delete, or all at once: dayfly uninstall --delete-environments",
+			"there are environments: %s", strings.Join(environmentNames(list), ", "))
+	}
+	for i := range list {
+		e := &list[i]
+		o.app.say("ending environment %s/%s of %s", e.Namespace, e.Name, e.Spec.Owner.Username)
+		if err := c.Delete(ctx, e, client.Preconditions{UID: &e.UID}); client.IgnoreNotFound(err) != nil {
+			return kube.Explain(err)
+		}
+	}
+	step := func(*v1alpha1.Environment) error { return nil }
+	if o.force {
+		accounts, err := environment.NewAccounts(c.Config)
+		if err != nil {
+			return kube.Explain(err)
+		}
+		engine := environment.New(environment.Options{Client: client.WithFieldOwner(c, v1alpha1.FieldManager), Reader: c, Accounts: accounts, System: deploy.Namespace})
+		step = func(e *v1alpha1.Environment) error {
+			_, err := engine.Reconcile(ctx, client.ObjectKeyFromObject(e))
+			return err
+		}
+	}
+	for {
+		for i := range list {
+			if err := step(&list[i]); err != nil && ctx.Err() == nil {
+				return kube.Explain(err)
+			}
+		}
+		pause(ctx, lookEvery)
+		now, err := environments(ctx, c)
+		switch {
+		case ctx.Err() != nil:
+			return usererr.New(usererr.TimedOut, "see: dayfly env list -A; if dayfly no longer runs in the cluster: dayfly uninstall --force --delete-environments",
+				"still there after %s: %s", o.timeout, strings.Join(environmentNames(list), ", "))
+		case err != nil && !kube.Away(err):
+			return err
+		case err == nil && len(now) == 0:
+			return nil
+		case err == nil:
+			list = now
+		}
+	}
+}
+
+// environments are all those of the cluster; none where their kind is not installed.
+func environments(ctx context.Context, c *kube.Cluster) ([]v1alpha1.Environment, error) {
+	var list v1alpha1.EnvironmentList
+	err := kube.Explain(c.List(ctx, &list))
+	if usererr.CodeOf(err) == usererr.NotInstalled {
+		return nil, nil
+	}
+	return list.Items, err
+}
+
+func environmentNames(list []v1alpha1.Environment) []string {
+	var out []string
+	for _, e := range list {
+		v := viewEnvironment(&e)
+		out = append(out, strings.TrimSpace(fmt.Sprintf("%s/%s %s", e.Namespace, e.Name, v.Message)))
+	}
+	return out
 }
 
 // restore closes every session and returns when nothing is altered any more.

@@ -1,4 +1,4 @@
-// Package controller is the role that alters and restores: it watches Sessions, drives the session engine, keeps the
+// Package controller is the role that alters and restores: it watches Sessions, drives the session engine and that of environments, keeps the
 // routers' table, and issues the certificates that controller and routers know each other by. Two replicas run; one leads.
 package controller
 
@@ -16,8 +16,10 @@ import (
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	"dayfly.dev/dayfly/internal/control"
+	"dayfly.dev/dayfly/internal/environment"
 	"dayfly.dev/dayfly/internal/identity"
 	"dayfly.dev/dayfly/internal/session"
+	"dayfly.dev/dayfly/internal/source"
 	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel/trace"
 	corev1 "k8s.io/api/core/v1"
@@ -47,6 +49,9 @@ type Options struct {
 	Bounds    session.Bounds
 	Logger    *slog.Logger
 	Traces    trace.TracerProvider // nil: none are made
+
+	// Render makes the objects of environments, apart from this process.
+	Render func(context.Context, source.Folder, source.Options) (*source.Rendered, error)
 
 	Validity identity.Validity // of the certificates that it issues
 	Now      func() time.Time  // for leases; default time.Now
@@ -134,6 +139,15 @@ func runOnce(ctx context.Context, o Options, me *candidate, started *atomic.Bool
 		return err
 	}
 	if err := watch(mgr, engine, fleet, o); err != nil {
+		return err
+	}
+	accounts, err := environment.NewAccounts(o.Config)
+	if err != nil {
+		return err
+	}
+	environments := environment.New(environment.Options{Client: writer, Reader: live, Accounts: accounts, System: o.Namespace, Render: o.Render, Get: askHealth,
+		Logger: o.Logger, Events: mgr.GetEventRecorder("dayfly-controller"), Now: o.Now})
+	if err := watchEnvironments(mgr, environments); err != nil {
 		return err
 	}
 	for _, r := range []manager.Runnable{

@@ -18,8 +18,10 @@ import (
 
 // Bounds of a process that renders apart.
 const (
-	apartMemory = 512 << 20 // bytes of data
-	apartCPU    = 60        // seconds
+	// ApartMemory is what one may take, in bytes of data: whoever starts it has that much to spare.
+	ApartMemory = 192 << 20
+
+	apartCPU = 60 // seconds
 )
 
 // request and reply are what goes into such a process and comes out, as JSON.
@@ -66,7 +68,7 @@ func RenderApart(ctx context.Context, cmd *exec.Cmd, f Folder, o Options) (*Rend
 		return nil, fmt.Errorf("rendering a source: %w: %s", err, strings.TrimSpace(said.String()))
 	case err != nil:
 		return nil, usererr.New(usererr.Refused, "a template of the source may loop, or make too much",
-			"rendering the source took more than %d MiB or %d s of CPU: %s", apartMemory>>20, apartCPU, ended(err, said.String()))
+			"rendering the source took more than %d MiB or %d s of CPU: %s", ApartMemory>>20, apartCPU, ended(err, said.String()))
 	}
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		return nil, fmt.Errorf("rendering a source: reading the answer: %w", err)
@@ -100,7 +102,7 @@ func late(cause error) error {
 // ServeApart renders one source: what [RenderApart] starts calls it with its standard input and output, and exits. It limits
 // the whole process, for good: memory, CPU, no HTTP.
 func ServeApart(in io.Reader, out io.Writer) error {
-	debug.SetMemoryLimit(apartMemory * 3 / 4)
+	debug.SetMemoryLimit(ApartMemory * 3 / 4)
 	if err := limit(); err != nil {
 		return fmt.Errorf("limiting the process: %w", err)
 	}

@@ -59,7 +59,7 @@ func TestApartNeedsItsProgram(t *testing.T) {
 func TestTemplatesEnd(t *testing.T) {
 	t.Parallel()
 	memory := chartOf(`{{range until 100}}{{$x := repeat 100000000 "0123456789"}}{{$y := repeat 2 $x}}{{end}}`)
-	if _, err := RenderApart(t.Context(), apart(t), memory, here); err == nil || !strings.Contains(err.Error(), "took more than 512 MiB or 60 s of CPU") || usererr.CodeOf(err) != usererr.Refused {
+	if _, err := RenderApart(t.Context(), apart(t), memory, here); err == nil || !strings.Contains(err.Error(), "took more than 192 MiB or 60 s of CPU") || usererr.CodeOf(err) != usererr.Refused {
 		t.Errorf("%v", err)
 	}
 	loop := chartOf(`{{define "t"}}{{range until 10000}}{{range until 10000}}{{range until 10000}}{{end}}{{end}}{{end}}{{end}}{{template "t"}}`)

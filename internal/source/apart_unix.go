@@ -6,7 +6,7 @@ import "golang.org/x/sys/unix"
 
 // limit bounds this process's memory and CPU.
 func limit() error {
-	for what, most := range map[int]uint64{unix.RLIMIT_DATA: apartMemory, unix.RLIMIT_CPU: apartCPU} {
+	for what, most := range map[int]uint64{unix.RLIMIT_DATA: ApartMemory, unix.RLIMIT_CPU: apartCPU} {
 		var now unix.Rlimit
 		if err := unix.Getrlimit(what, &now); err != nil {
 			return err

@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -43,7 +45,7 @@ func subjectsOf(t *testing.T, ns string) map[string]subject {
 	out := map[string]subject{}
 	for name, who := range map[string]rest.ImpersonationConfig{
 		"nobody": {Groups: authenticated}, "viewer": {Groups: authenticated}, "developer": {Groups: authenticated}, "one": {Groups: authenticated},
-		"admin": {Groups: authenticated}, "namespace-admin": {Groups: authenticated},
+		"admin": {Groups: authenticated}, "namespace-admin": {Groups: authenticated}, "maker": {Groups: authenticated},
 		"cluster-admin": {Groups: []string{"system:authenticated", "system:masters"}},
 		"pod":           {UserName: "system:serviceaccount:" + ns + ":default", Groups: []string{"system:authenticated", "system:serviceaccounts", "system:serviceaccounts:" + ns}},
 	} {
@@ -56,7 +58,7 @@ func subjectsOf(t *testing.T, ns string) map[string]subject {
 		must(t, err)
 		out[name] = subject{who, api, impersonate(t, who.UserName, who.Groups...)}
 	}
-	for name, role := range map[string]string{"viewer": "dayfly-viewer", "developer": "dayfly-developer", "admin": "dayfly-admin", "namespace-admin": "admin"} {
+	for name, role := range map[string]string{"viewer": "dayfly-viewer", "developer": "dayfly-developer", "admin": "dayfly-admin", "namespace-admin": "admin", "maker": "dayfly-environments"} {
 		bind(t, ns, role, user{name: out[name].UserName})
 	}
 	var developer rbacv1.ClusterRole // of one Service: as deploy/developer.yaml says how
@@ -165,6 +167,14 @@ func deedsIn(t *testing.T, ns string) map[string]func(subject) error {
 		return s.api.Create(ctx, mine, client.DryRunAll)
 	}
 	nothing := func(*v1alpha1.Session) {}
+	hersOr := func(owner string) *v1alpha1.Environment {
+		e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "e"}}
+		e.Spec.Owner.Username, e.Spec.Blueprint, e.Spec.TTL.Duration = owner, "e-000000000000", time.Hour
+		return e
+	}
+	made := hersOr(whoAmI(t))
+	made.Name = "hers"
+	must(t, cluster.Create(ctx, made))
 	fresh := alteration.DeepCopy()
 	fresh.ObjectMeta = metav1.ObjectMeta{Namespace: ns, Name: "service-evil"}
 	return map[string]func(subject) error{
@@ -204,6 +214,20 @@ func deedsIn(t *testing.T, ns string) map[string]func(subject) error {
 		"delete all alterations": func(s subject) error {
 			return s.api.DeleteAllOf(ctx, &v1alpha1.Alteration{}, client.InNamespace(ns), client.DryRunAll)
 		},
+		"make an environment": func(s subject) error { return s.api.Create(ctx, hersOr(s.UserName), client.DryRunAll) },
+		"make an environment in the name of another": func(s subject) error {
+			return s.api.Create(ctx, hersOr("somebody"), client.DryRunAll)
+		},
+		"take the environment of another": func(s subject) error {
+			err := s.api.Patch(ctx, made.DeepCopy(), merge(`{"spec":{"owner":{"username":"evil"}}}`), client.DryRunAll)
+			if apierrors.IsInvalid(err) { // the owner does not change, whoever asks
+				return apierrors.NewForbidden(schema.GroupResource{}, made.Name, err)
+			}
+			return err
+		},
+		"write the status of an environment": func(s subject) error {
+			return s.api.Status().Patch(ctx, made.DeepCopy(), merge(`{"status":{"namespace":"evil"}}`), client.DryRunAll)
+		},
 		"knock at a router": func(s subject) error {
 			err := s.core.CoreV1().RESTClient().Get().Namespace(system).Resource("services").Name("https:router-0:connect").SubResource("proxy").Suffix("tunnel").
 				Do(ctx).Error()
@@ -218,7 +242,7 @@ func deedsIn(t *testing.T, ns string) map[string]func(subject) error {
 // What the table calls dayfly's roles are aggregated as their names say: whoever may look, or rules, in a namespace need not be given more.
 func TestRolesOfDayflyAreAggregated(t *testing.T) {
 	t.Parallel()
-	for role, has := range map[string][]string{"view": {"sessions", "alterations"}, "admin": {"sessions/others"}} {
+	for role, has := range map[string][]string{"view": {"sessions", "alterations", "environments"}, "admin": {"sessions/others"}} {
 		var r rbacv1.ClusterRole
 		must(t, cluster.Get(t.Context(), client.ObjectKey{Name: role}, &r))
 		data, err := json.Marshal(r.Rules)

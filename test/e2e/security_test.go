@@ -711,7 +711,7 @@ func checkPoliciesOfTheController(t *testing.T, ns string, controller *kubernete
 	checkDenied(t, "controller: change a network policy", err)
 }
 
-// Every rule of the Session's schema refuses its example, in words that say what is wrong.
+// Every rule of the kinds' schemas refuses its example, in words that say what is wrong.
 func TestInvalidSessionsAreRejected(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
@@ -738,7 +738,7 @@ func TestInvalidSessionsAreRejected(t *testing.T) {
 		}
 		body, err := json.Marshal(object)
 		must(t, err)
-		err = clients(t).RESTClient().Post().AbsPath("/apis/dayfly.dev/v1alpha1/namespaces/" + ns + "/sessions").Body(body).Do(t.Context()).Error()
+		err = clients(t).RESTClient().Post().AbsPath("/apis/dayfly.dev/v1alpha1/namespaces/" + ns + "/" + strings.ToLower(object["kind"].(string)) + "s").Body(body).Do(t.Context()).Error()
 		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want Invalid and %q", file, err, want)
 		}

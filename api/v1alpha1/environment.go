@@ -1,0 +1,240 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Environment is a running instance of a Blueprint, in a namespace of its own, with an end date. Who may make one is an
+// ordinary right in the namespace that the Environment itself is in, its home. Deleting it takes everything away.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:categories=dayfly
+// +kubebuilder:printcolumn:name="Owner",type=string,JSONPath=`.spec.owner.username`
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Revision",type=string,JSONPath=`.status.revisions.ready`
+// +kubebuilder:printcolumn:name="Lives in",type=string,JSONPath=`.status.namespace`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Until",type=string,JSONPath=`.status.expiresAt`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="an environment's name has at most 40 characters: lower case letters, digits and '-'"
+type Environment struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   EnvironmentSpec   `json:"spec"`
+	Status EnvironmentStatus `json:"status,omitempty"`
+}
+
+// EnvironmentList is a list of Environments.
+//
+// +kubebuilder:object:root=true
+type EnvironmentList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []Environment `json:"items"`
+}
+
+// EnvironmentSpec is what the owner asks for.
+type EnvironmentSpec struct {
+	// Owner is who made the environment, as the API server knows them; admission refuses any other value. The owner may look
+	// into the environment's namespace: see its objects and logs, run commands in its pods, forward ports to them.
+	//
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="the owner of an environment does not change"
+	Owner Owner `json:"owner"`
+
+	// Blueprint names a Blueprint in the same namespace.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Blueprint string `json:"blueprint"`
+
+	// Parameters are values by name, as the Blueprint's dayfly.yaml declares them; what is left out has its default. A chart
+	// gets them as values.
+	//
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Parameters *runtime.RawExtension `json:"parameters,omitempty"`
+
+	// Components are what differs from the Blueprint in single components.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	Components []ComponentSpec `json:"components,omitempty"`
+
+	// Only these components are made, and those that they need; all, if there are none here.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=63
+	Only []string `json:"only,omitempty"`
+
+	// TTL is how long the environment lives, from its creation. To extend it is to raise this.
+	//
+	// +optional
+	// +kubebuilder:default="8h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('720h')",message="an environment lives between 1m and 720h"
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Type=string
+	TTL metav1.Duration `json:"ttl,omitempty"`
+}
+
+// ComponentSpec is what differs in one component.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.image) || has(self.replicas)",message="a component changes its image, its replicas, or both"
+type ComponentSpec struct {
+	// Name of the component.
+	//
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+
+	// Image that the component runs: a reference, or a tag or digest with its ':' or '@'.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^[!-~]+$`
+	Image string `json:"image,omitempty"`
+
+	// Replicas of the component.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=50
+	Replicas *int32 `json:"replicas,omitempty"`
+}
+
+// EnvironmentStatus is what the controller saw last.
+type EnvironmentStatus struct {
+	// ObservedGeneration is the generation of the spec that this status speaks of.
+	//
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// Conditions: Ready, Reconciling, Stalled.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// Namespace in which the environment's objects are.
+	//
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+
+	// Revisions: which content is asked for, which is applied, and which is known to be what runs.
+	//
+	// +optional
+	Revisions Revisions `json:"revisions,omitempty"`
+
+	// RequestedAt is when the requested revision was first seen.
+	//
+	// +optional
+	RequestedAt *metav1.Time `json:"requestedAt,omitempty"`
+
+	// ExpiresAt is when the environment ends by itself.
+	//
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// Components, as they stand, in the order in which they can start.
+	//
+	// +optional
+	// +listType=atomic
+	Components []ComponentStatus `json:"components,omitempty"`
+
+	// Inventory is every object that was applied and is not known to be gone.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1000
+	Inventory []InventoryItem `json:"inventory,omitempty"`
+
+	// Blocked are the objects that hold up the end of the environment.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=20
+	Blocked []Blocker `json:"blocked,omitempty"`
+}
+
+// Revisions are hashes of a Blueprint's digest with the parameters and all that differs in the components.
+type Revisions struct {
+	// Requested is what the spec asks for.
+	//
+	// +optional
+	Requested string `json:"requested,omitempty"`
+
+	// Applied is the last revision of which every object is in the cluster.
+	//
+	// +optional
+	Applied string `json:"applied,omitempty"`
+
+	// Ready is the last revision of which every component was ready, with no pod of an older one left.
+	//
+	// +optional
+	Ready string `json:"ready,omitempty"`
+}
+
+// ComponentState is where a component is on its way.
+type ComponentState string
+
+const (
+	// ComponentWaiting is a component that needs another one first.
+	ComponentWaiting ComponentState = "Waiting"
+	// ComponentStarting is a component whose objects are applied and not ready yet.
+	ComponentStarting ComponentState = "Starting"
+	// ComponentFailing is a component that is not ready for a reason that seldom goes by itself; the message says which.
+	ComponentFailing ComponentState = "Failing"
+	// ComponentReady is a component all of whose objects are ready.
+	ComponentReady ComponentState = "Ready"
+)
+
+// ComponentStatus is one component, as it stands. The one without a name holds what belongs to several or to none.
+type ComponentStatus struct {
+	// +optional
+	Name  string         `json:"name,omitempty"`
+
+	// +kubebuilder:validation:Enum=Waiting;Starting;Failing;Ready
+	State ComponentState `json:"state"`
+
+	// Message says what it waits for, or which object fails and why.
+	//
+	// +optional
+	Message string `json:"message,omitempty"`
+
+	// Needs are the components that must be ready before this one starts.
+	//
+	// +optional
+	// +listType=atomic
+	Needs []string `json:"needs,omitempty"`
+}
+
+// InventoryItem is one applied object in the environment's namespace.
+type InventoryItem struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Name       string `json:"name"`
+
+	// +optional
+	Component string `json:"component,omitempty"`
+}
+
+// Blocker is an object that is asked to end and does not.
+type Blocker struct {
+	// Object as kind/name, or what is known of it.
+	Object string `json:"object"`
+
+	// Finalizers that it waits for.
+	//
+	// +optional
+	// +listType=atomic
+	Finalizers []string `json:"finalizers,omitempty"`
+}

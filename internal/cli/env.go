@@ -1,0 +1,234 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/environment"
+	"dayfly.dev/dayfly/internal/kube"
+	"dayfly.dev/dayfly/internal/usererr"
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+func newEnvCmd(app *App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "env", Aliases: []string{"environment", "environments"}, Short: "Make, look at, change and end environments: copies of an application, for a time",
+		Long: `Make, look at, change and end environments.
+
+An environment is a copy of an application, made from a folder (a kustomization, a Helm chart, or manifests), in a namespace of its
+own, for a time. The namespace you act in (-n) is its home: who may have environments is a right there.`,
+	}
+	group(cmd)
+	cmd.AddCommand(newEnvCreateCmd(app), newEnvListCmd(app), newEnvShowCmd(app), newEnvUpdateCmd(app), newEnvExtendCmd(app), newEnvDeleteCmd(app),
+		newEnvLogsCmd(app), newEnvEventsCmd(app))
+	return cmd
+}
+
+// environmentView is an environment as -o json and -o yaml show it.
+type environmentView struct {
+	Namespace  string             `json:"namespace"`
+	Name       string             `json:"name"`
+	Owner      string             `json:"owner"`
+	LivesIn    string             `json:"livesIn"`
+	State      string             `json:"state"`
+	Message    string             `json:"message,omitempty"`
+	Stalled    bool               `json:"stalled"`
+	Blueprint  string             `json:"blueprint"`
+	Revisions  v1alpha1.Revisions `json:"revisions"`
+	Created    time.Time          `json:"created"`
+	ExpiresAt  time.Time          `json:"expiresAt"`
+	Components []componentView    `json:"components"`
+	Blocked    []string           `json:"blocked,omitempty"`
+}
+
+type componentView struct {
+	Name    string   `json:"name"` // "" is what several components share
+	State   string   `json:"state"`
+	Message string   `json:"message,omitempty"`
+	Needs   []string `json:"needs,omitempty"`
+	Objects int      `json:"objects"`
+}
+
+// environmentShown is what `env show -o json` prints, and create, update and extend.
+type environmentShown struct {
+	APIVersion      string `json:"apiVersion"`
+	Kind            string `json:"kind"`
+	environmentView `json:",inline"`
+}
+
+type environmentList struct {
+	APIVersion string            `json:"apiVersion"`
+	Kind       string            `json:"kind"`
+	Items      []environmentView `json:"items"`
+}
+
+func viewEnvironment(e *v1alpha1.Environment) environmentView {
+	v := environmentView{Namespace: e.Namespace, Name: e.Name, Owner: e.Spec.Owner.Username, LivesIn: environment.NamespaceOf(e), State: "New",
+		Blueprint: e.Spec.Blueprint, Revisions: e.Status.Revisions, Created: e.CreationTimestamp.UTC(), ExpiresAt: e.CreationTimestamp.Add(e.Spec.TTL.Duration).UTC(),
+		Components: []componentView{}}
+	current := e.Status.ObservedGeneration == e.Generation
+	if c := meta.FindStatusCondition(e.Status.Conditions, v1alpha1.ConditionReady); c != nil && current {
+		v.State, v.Message = c.Reason, c.Message
+	} else if c != nil {
+		v.State = environment.ReasonStarting
+	}
+	v.Stalled = current && meta.IsStatusConditionTrue(e.Status.Conditions, v1alpha1.ConditionStalled)
+	for _, c := range e.Status.Components {
+		cv := componentView{Name: c.Name, State: string(c.State), Message: c.Message, Needs: c.Needs}
+		for _, i := range e.Status.Inventory {
+			if i.Component == c.Name {
+				cv.Objects++
+			}
+		}
+		v.Components = append(v.Components, cv)
+	}
+	for _, b := range e.Status.Blocked {
+		v.Blocked = append(v.Blocked, environment.BlockerText(b))
+	}
+	return v
+}
+
+func getEnvironment(ctx context.Context, c *kube.Cluster, name string) (*v1alpha1.Environment, error) {
+	e := &v1alpha1.Environment{}
+	err := c.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: name}, e)
+	if apierrors.IsNotFound(err) && usererr.CodeOf(kube.Explain(err)) != usererr.NotInstalled {
+		return nil, usererr.New(usererr.NotFound, "see: dayfly env list -A", "there is no environment %s in namespace %s", name, c.Namespace)
+	}
+	return e, kube.Explain(err)
+}
+
+func newEnvListCmd(app *App) *cobra.Command {
+	var all bool
+	var output format
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List environments, yours and others'",
+		Example: "  dayfly env list -n team\n  dayfly env list -A -o json", Args: takes(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return listEnvironments(cmd.Context(), app, all, output) },
+	}
+	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "of all namespaces")
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+func listEnvironments(ctx context.Context, app *App, all bool, output format) error {
+	c, err := app.open()
+	if err != nil {
+		return err
+	}
+	defer app.after("waiting for the cluster (%s)", c.Config.Host)()
+	var list v1alpha1.EnvironmentList
+	var opts []client.ListOption
+	if !all {
+		opts = append(opts, client.InNamespace(c.Namespace))
+	}
+	if err := c.List(ctx, &list, opts...); err != nil {
+		return kube.Explain(err)
+	}
+	slices.SortFunc(list.Items, func(a, b v1alpha1.Environment) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	out := environmentList{viewVersion, "EnvironmentList", []environmentView{}}
+	for i := range list.Items {
+		out.Items = append(out.Items, viewEnvironment(&list.Items[i]))
+	}
+	return app.print(output, out, func(w io.Writer) error {
+		if len(out.Items) == 0 {
+			app.say("no environments%s", where(c, all))
+			return nil
+		}
+		t := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
+		fmt.Fprintln(t, "NAMESPACE\tENVIRONMENT\tOWNER\tSTATE\tREADY\tLIVES IN\tSINCE\tENDS IN")
+		for _, v := range out.Items {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Namespace, v.Name, v.Owner, v.State, readyOf(v), v.LivesIn,
+				duration.HumanDuration(time.Since(v.Created)), duration.HumanDuration(time.Until(v.ExpiresAt)))
+		}
+		return t.Flush()
+	})
+}
+
+func readyOf(v environmentView) string {
+	n := 0
+	for _, c := range v.Components {
+		if c.State == string(v1alpha1.ComponentReady) {
+			n++
+		}
+	}
+	return fmt.Sprintf("%d/%d", n, len(v.Components))
+}
+
+func newEnvShowCmd(app *App) *cobra.Command {
+	var output format
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "Show one environment: its components, and what is wrong", Example: "  dayfly env show pr-1 -n team -o yaml",
+		Args: takes(cobra.ExactArgs(1)), ValidArgsFunction: app.completeEnvironment,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := app.open()
+			if err != nil {
+				return err
+			}
+			defer app.after("waiting for the cluster (%s)", c.Config.Host)()
+			e, err := getEnvironment(cmd.Context(), c, args[0])
+			if err != nil {
+				return err
+			}
+			return app.showEnvironment(output, e)
+		},
+	}
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+func (a *App) showEnvironment(output format, e *v1alpha1.Environment) error {
+	v := viewEnvironment(e)
+	return a.print(output, environmentShown{viewVersion, "Environment", v}, func(w io.Writer) error {
+		fmt.Fprintf(w, "environment  %s in namespace %s, of %s\nlives in     namespace %s\nstate        %s\nends         %s\nrevision     %s\n", v.Name, v.Namespace, v.Owner, v.LivesIn,
+			strings.TrimSpace(v.State+" "+v.Message), v.ExpiresAt.Local().Format("15:04 Jan 2"), revisionText(v.Revisions))
+		for _, b := range v.Blocked {
+			fmt.Fprintf(w, "blocked by   %s\n", b)
+		}
+		t := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
+		if len(v.Components) > 0 {
+			fmt.Fprintln(t, "\nCOMPONENT\tSTATE\tOBJECTS\tNEEDS\tMESSAGE")
+		}
+		for _, c := range v.Components {
+			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", componentName(c.Name), c.State, c.Objects, cmp.Or(strings.Join(c.Needs, ","), "-"), c.Message)
+		}
+		return t.Flush()
+	})
+}
+
+// revisionText says which of the three revisions differ.
+func revisionText(r v1alpha1.Revisions) string {
+	if r.Ready == r.Requested {
+		return cmp.Or(r.Ready, "none yet")
+	}
+	return fmt.Sprintf("%s asked for, %s applied, %s ready", cmp.Or(r.Requested, "none"), cmp.Or(r.Applied, "none"), cmp.Or(r.Ready, "none"))
+}
+
+func componentName(name string) string { return cmp.Or(name, "(shared)") }
+
+// completeEnvironment is for commands that take one environment.
+func (a *App) completeEnvironment(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.completeWith(func(ctx context.Context, c *kube.Cluster) (out []string) {
+		var list v1alpha1.EnvironmentList
+		_ = c.List(ctx, &list, client.InNamespace(c.Namespace))
+		for _, e := range list.Items {
+			out = append(out, e.Name)
+		}
+		return out
+	})
+}

@@ -1,0 +1,357 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/environment"
+	"dayfly.dev/dayfly/internal/kube"
+	"dayfly.dev/dayfly/internal/source"
+	"dayfly.dev/dayfly/internal/usererr"
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+)
+
+// envSpecOptions are what an environment consists of.
+type envSpecOptions struct {
+	dir      string
+	set      []string
+	images   []string
+	replicas []string
+	only     []string
+}
+
+func (o *envSpecOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&o.dir, "file", "f", "", "folder to make it from: a kustomization, a Helm chart, or manifests, with an optional dayfly.yaml")
+	cmd.Flags().StringArrayVar(&o.set, "set", nil, "`NAME=VALUE` of a parameter; can be repeated")
+	cmd.Flags().StringArrayVar(&o.images, "image", nil, "`COMPONENT=IMAGE` to run, or only a tag (:v2) or a digest (@sha256:…); can be repeated")
+	cmd.Flags().StringArrayVar(&o.replicas, "replicas", nil, "`COMPONENT=N`; can be repeated")
+	cmd.Flags().StringSliceVar(&o.only, "only", nil, "these components, and what they need (default all)")
+	_ = cmd.MarkFlagDirname("file")
+}
+
+// into puts what was given into a spec. What was not given stays.
+func (o *envSpecOptions) into(s *v1alpha1.EnvironmentSpec) error {
+	params := map[string]any{}
+	if s.Parameters != nil {
+		if err := json.Unmarshal(s.Parameters.Raw, &params); err != nil {
+			return fmt.Errorf("reading the environment's parameters: %w", err)
+		}
+	}
+	for _, text := range o.set {
+		name, value, err := pair("--set", text)
+		if err != nil {
+			return err
+		}
+		var v any
+		if err := yaml.Unmarshal([]byte(value), &v); err != nil {
+			v = value // it is text, then
+		}
+		params[name] = v
+	}
+	if len(params) > 0 {
+		data, err := json.Marshal(params)
+		if err != nil {
+			return fmt.Errorf("writing parameters: %w", err)
+		}
+		s.Parameters = &runtime.RawExtension{Raw: data}
+	}
+	for _, text := range o.images {
+		name, image, err := pair("--image", text)
+		if err != nil {
+			return err
+		}
+		override(s, name).Image = image
+	}
+	for _, text := range o.replicas {
+		name, value, err := pair("--replicas", text)
+		if err != nil {
+			return err
+		}
+		n, err := strconv.ParseInt(value, 10, 32)
+		if err != nil || n < 0 {
+			return usererr.New(usererr.Usage, "use a number, such as --replicas "+name+"=2", "--replicas %s: %q is no number of replicas", text, value)
+		}
+		override(s, name).Replicas = new(int32(n))
+	}
+	if o.only != nil {
+		s.Only = o.only
+	}
+	return nil
+}
+
+func pair(flag, text string) (name, value string, err error) {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok || name == "" || value == "" {
+		return "", "", usererr.New(usererr.Usage, "write "+flag+" NAME=VALUE", "%s %s: there is no name and value", flag, text)
+	}
+	return name, value, nil
+}
+
+// override is what differs in a component of a spec.
+func override(s *v1alpha1.EnvironmentSpec, name string) *v1alpha1.ComponentSpec {
+	i := slices.IndexFunc(s.Components, func(c v1alpha1.ComponentSpec) bool { return c.Name == name })
+	if i < 0 {
+		s.Components = append(s.Components, v1alpha1.ComponentSpec{Name: name})
+		i = len(s.Components) - 1
+	}
+	return &s.Components[i]
+}
+
+// mostPacked is what a Blueprint holds, in bytes of the packed folder.
+const mostPacked = 900 << 10
+
+// blueprint packs the folder for an environment that has everything else already, once this laptop has seen that it can be
+// rendered: what is wrong with it is told before the cluster is asked.
+func (o *envSpecOptions) blueprint(ctx context.Context, app *App, e *v1alpha1.Environment) (*v1alpha1.Blueprint, error) {
+	info, err := os.Stat(o.dir)
+	if err != nil || !info.IsDir() {
+		return nil, usererr.New(usererr.Usage, "name a folder that holds a kustomization, a Helm chart, or manifests", "-f %s is no folder", o.dir)
+	}
+	folder, err := source.ReadFolder(os.DirFS(o.dir))
+	if err != nil {
+		return nil, err
+	}
+	packed, err := folder.Pack()
+	if err != nil {
+		return nil, err
+	}
+	if len(packed) > mostPacked {
+		return nil, usererr.New(usererr.Refused, "name the folder that holds the manifests, or list in .dayflyignore what is not needed",
+			"the folder has %d KiB when packed, and a cluster stores no more than %d", len(packed)>>10, mostPacked>>10)
+	}
+	digest := folder.Digest()
+	b := &v1alpha1.Blueprint{ObjectMeta: metav1.ObjectMeta{Namespace: e.Namespace, Name: e.Name + "-" + strings.TrimPrefix(digest, "sha256:")[:12]},
+		Spec: v1alpha1.BlueprintSpec{Digest: digest, Folder: packed}}
+	return b, tryRender(ctx, app, folder, e)
+}
+
+// tryRender renders as the controller will.
+func tryRender(ctx context.Context, app *App, folder source.Folder, e *v1alpha1.Environment) error {
+	r, err := source.Render(ctx, folder, environment.RenderOptions(e))
+	if err != nil {
+		return err
+	}
+	for _, w := range r.Warnings {
+		app.warn("%s", w)
+	}
+	return environment.Check(r.Components)
+}
+
+// keep stores a Blueprint as a part of an environment: it goes with it.
+func keep(ctx context.Context, c *kube.Cluster, b *v1alpha1.Blueprint, e *v1alpha1.Environment) error {
+	b.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Environment", Name: e.Name, UID: e.UID}}
+	err := c.Create(ctx, b)
+	if apierrors.IsAlreadyExists(err) { // the same folder as before
+		return nil
+	}
+	return kube.Explain(err)
+}
+
+type envCreateOptions struct {
+	envSpecOptions
+	envWaitOptions
+	name string
+	ttl  time.Duration
+}
+
+func newEnvCreateCmd(app *App) *cobra.Command {
+	o := &envCreateOptions{envWaitOptions: envWaitOptions{app: app}}
+	cmd := &cobra.Command{
+		Use: "create NAME -f DIR", Short: "Make an environment from a folder and wait until it is ready",
+		Long: `Make an environment from a folder, in a namespace of its own, and wait until every component of it is ready.
+
+The folder is stored in the cluster: what becomes of it does not depend on this laptop. ^C ends the waiting, nothing else.`,
+		Example: `  dayfly env create pr-1 -f ./deploy -n team
+  dayfly env create pr-1 -f ./deploy --image catalog=:pr-1 --only storefront --ttl 2h`,
+		Args: takes(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.name = args[0]
+			return o.run(cmd.Context())
+		},
+	}
+	o.envSpecOptions.flags(cmd)
+	o.envWaitOptions.flags(cmd, 10*time.Minute)
+	cmd.Flags().DurationVar(&o.ttl, "ttl", 8*time.Hour, "how long it lives, from now, 1m-720h")
+	return cmd
+}
+
+func (o *envCreateOptions) run(ctx context.Context) error {
+	if o.dir == "" {
+		return usererr.New(usererr.Usage, "name a folder: dayfly env create "+o.name+" -f DIR", "there is nothing to make it from")
+	}
+	c, err := o.app.open()
+	if err != nil {
+		return err
+	}
+	e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: o.name}}
+	e.Spec.TTL.Duration = o.ttl
+	if err := o.into(&e.Spec); err != nil {
+		return err
+	}
+	b, err := o.blueprint(ctx, o.app, e)
+	if err != nil {
+		return err
+	}
+	defer o.app.after("waiting for the cluster (%s)", c.Config.Host)()
+	if e.Spec.Owner, err = c.Whoami(ctx); err != nil {
+		return err
+	}
+	e.Spec.Blueprint = b.Name
+	if err := c.Create(ctx, b.DeepCopy(), client.DryRunAll); err != nil && !apierrors.IsAlreadyExists(err) {
+		return kube.Explain(err) // before there is an environment that waits for it
+	}
+	err = c.Create(ctx, e)
+	if apierrors.IsAlreadyExists(err) {
+		return usererr.New(usererr.Conflict, "choose another name, or change it: dayfly env update "+o.name+" -f "+o.dir, "there is an environment %s in namespace %s already", o.name, c.Namespace)
+	}
+	if err != nil {
+		return kube.Explain(err)
+	}
+	if err := keep(ctx, c, b, e); err != nil {
+		return err
+	}
+	o.app.say("environment %s lives in namespace %s until %s", e.Name, environment.NamespaceOf(e), e.CreationTimestamp.Add(e.Spec.TTL.Duration).Local().Format("15:04 Jan 2"))
+	return o.await(ctx, c, e)
+}
+
+type envUpdateOptions struct {
+	envSpecOptions
+	envWaitOptions
+	name string
+}
+
+func newEnvUpdateCmd(app *App) *cobra.Command {
+	o := &envUpdateOptions{envWaitOptions: envWaitOptions{app: app}}
+	cmd := &cobra.Command{
+		Use: "update NAME", Short: "Change an environment in place and wait until it is ready",
+		Long: `Change an environment in place and wait until every component is ready and what it no longer has is gone. What you do not name stays
+as it is.`,
+		Example: `  dayfly env update pr-1 --image catalog=:pr-1-b
+  dayfly env update pr-1 -f ./deploy`,
+		Args: takes(cobra.ExactArgs(1)), ValidArgsFunction: app.completeEnvironment,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.name = args[0]
+			return o.run(cmd.Context())
+		},
+	}
+	o.envSpecOptions.flags(cmd)
+	o.envWaitOptions.flags(cmd, 10*time.Minute)
+	return cmd
+}
+
+func (o *envUpdateOptions) run(ctx context.Context) error {
+	c, err := o.app.open()
+	if err != nil {
+		return err
+	}
+	defer o.app.after("waiting for the cluster (%s)", c.Config.Host)()
+	e, err := getEnvironment(ctx, c, o.name)
+	if err != nil {
+		return err
+	}
+	before := e.DeepCopy()
+	if err := o.into(&e.Spec); err != nil {
+		return err
+	}
+	if o.dir != "" {
+		b, err := o.blueprint(ctx, o.app, e)
+		if err != nil {
+			return err
+		}
+		if err := keep(ctx, c, b, e); err != nil {
+			return err
+		}
+		e.Spec.Blueprint = b.Name
+	} else if err := o.tryStored(ctx, c, e); err != nil {
+		return err
+	}
+	if err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		if apierrors.IsConflict(err) {
+			return usererr.New(usererr.Conflict, "run it again", "environment %s was changed by somebody else meanwhile", o.name)
+		}
+		return kube.Explain(err)
+	}
+	if err := forgetBlueprints(ctx, c, e); err != nil {
+		return err
+	}
+	return o.await(ctx, c, e)
+}
+
+// tryStored renders the folder that the cluster has with what is new.
+func (o *envUpdateOptions) tryStored(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) error {
+	b := &v1alpha1.Blueprint{}
+	if err := c.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: e.Spec.Blueprint}, b); err != nil {
+		return kube.Explain(err)
+	}
+	folder, err := source.Unpack(b.Spec.Folder)
+	if err != nil {
+		return err
+	}
+	return tryRender(ctx, o.app, folder, e)
+}
+
+// forgetBlueprints deletes those that were kept for this environment and are no longer what it is made from.
+func forgetBlueprints(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) error {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("BlueprintList"))
+	if err := c.List(ctx, list, client.InNamespace(e.Namespace)); err != nil {
+		return kube.Explain(err)
+	}
+	for _, b := range list.Items {
+		if b.Name == e.Spec.Blueprint || !slices.ContainsFunc(b.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == e.UID }) {
+			continue
+		}
+		if err := c.Delete(ctx, &v1alpha1.Blueprint{ObjectMeta: metav1.ObjectMeta{Namespace: b.Namespace, Name: b.Name}}); client.IgnoreNotFound(err) != nil {
+			return kube.Explain(err)
+		}
+	}
+	return nil
+}
+
+func newEnvExtendCmd(app *App) *cobra.Command {
+	var by time.Duration
+	var output format
+	cmd := &cobra.Command{
+		Use: "extend NAME", Short: "Let an environment live longer", Example: "  dayfly env extend pr-1 --by 4h",
+		Args: takes(cobra.ExactArgs(1)), ValidArgsFunction: app.completeEnvironment,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			c, err := app.open()
+			if err != nil {
+				return err
+			}
+			e, err := getEnvironment(ctx, c, args[0])
+			if err != nil {
+				return err
+			}
+			if by <= 0 {
+				return usererr.New(usererr.Usage, "use, for example, --by 4h; to end it: dayfly env delete "+e.Name, "--by %s does not extend it", by)
+			}
+			before := e.DeepCopy()
+			e.Spec.TTL.Duration += by
+			if err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+				return kube.Explain(err)
+			}
+			app.say("environment %s lives until %s", e.Name, e.CreationTimestamp.Add(e.Spec.TTL.Duration).Local().Format("15:04 Jan 2"))
+			if output == "table" {
+				return nil
+			}
+			return app.showEnvironment(output, e)
+		},
+	}
+	cmd.Flags().DurationVar(&by, "by", 4*time.Hour, "how much longer")
+	outputFlag(cmd, &output)
+	return cmd
+}

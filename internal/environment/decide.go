@@ -1,0 +1,348 @@
+package environment
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/usererr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+)
+
+// Plan is what becomes of an environment now.
+type Plan struct {
+	Status  v1alpha1.EnvironmentStatus // written before the step is done
+	Step    Step                       // nil: there is nothing to do
+	Recheck time.Duration              // without a step: when to look again at the latest
+}
+
+// Step is one change of the cluster. It may be done again, and may be interrupted.
+type Step interface{ step() }
+
+type (
+	Expire          struct{}                                       // delete the Environment
+	Hold            struct{}                                       // put the finalizer on it
+	Release         struct{}                                       // take the finalizer off: nothing of it is left
+	MakeNamespace   struct{}                                       // its namespace
+	Guard           struct{}                                       // what protects others from it
+	Apply           struct{ Objects []*unstructured.Unstructured } // as its account
+	Remove          struct{ Objects []*unstructured.Unstructured } // likewise
+	RemoveNamespace struct{}                                       // with all that is in it
+)
+
+func (Expire) step()          {}
+func (Hold) step()            {}
+func (Release) step()         {}
+func (MakeNamespace) step()   {}
+func (Guard) step()           {}
+func (Apply) step()           {}
+func (Remove) step()          {}
+func (RemoveNamespace) step() {}
+
+// The reasons of the condition Ready.
+const (
+	ReasonReady          = "Ready"
+	ReasonMaking         = "Making"         // its namespace and guards
+	ReasonStarting       = "Starting"       // components are not ready yet
+	ReasonFailing        = "Failing"        // a component is not ready for a reason that seldom goes by itself
+	ReasonNoBlueprint    = "NoBlueprint"    // the Blueprint is not there
+	ReasonInvalid        = "Invalid"        // the Blueprint cannot be rendered, or holds what an environment may not
+	ReasonNamespaceTaken = "NamespaceTaken" // there is a namespace of that name which is not this environment's
+	ReasonNotInTime      = "NotInTime"      // it was not ready within readyWithin
+	ReasonEnding         = "Ending"
+	ReasonBlocked        = "Blocked" // something holds up its end
+)
+
+// readyWithin is how long a revision may take until the environment is called stalled. It goes on trying.
+const readyWithin = 10 * time.Minute
+
+// retryRefused is how long an object that the API server refused is not offered again.
+const retryRefused = 10 * time.Second
+
+// Decide says what becomes of an environment. It is pure.
+func Decide(o *Observed) Plan {
+	st := *o.Env.Status.DeepCopy()
+	st.ObservedGeneration, st.Namespace = o.Env.Generation, NamespaceOf(o.Env)
+	ends := o.Env.CreationTimestamp.Add(o.Env.Spec.TTL.Duration)
+	st.ExpiresAt = new(metav1.NewTime(ends))
+	if r := RevisionOf(&o.Env.Spec); st.Revisions.Requested != r {
+		st.Revisions.Requested, st.RequestedAt = r, new(metav1.NewTime(o.Now.Truncate(time.Second)))
+	}
+	d := &decision{Observed: o, st: st}
+	var step Step
+	switch {
+	case !o.Env.DeletionTimestamp.IsZero():
+		step = d.end()
+	case !o.Now.Before(ends):
+		d.working(ReasonEnding, "its time is over")
+		step = Expire{}
+	default:
+		step = d.live()
+		d.recheck = min(d.recheck, ends.Sub(o.Now))
+	}
+	return Plan{d.st, step, d.recheck}
+}
+
+// decision is a plan in the making.
+type decision struct {
+	*Observed
+	st      v1alpha1.EnvironmentStatus
+	recheck time.Duration
+}
+
+// live decides for an environment that is to be there.
+func (d *decision) live() Step {
+	d.recheck = d.soon()
+	if !controllerutil.ContainsFinalizer(d.Env, v1alpha1.EnvironmentFinalizer) {
+		d.working(ReasonMaking, "")
+		return Hold{}
+	}
+	if step, done := d.content(); done {
+		return step
+	}
+	ns := d.Namespace
+	switch {
+	case ns == nil:
+		d.working(ReasonMaking, "namespace "+d.st.Namespace)
+		return MakeNamespace{}
+	case !owns(d.Env, ns):
+		d.stalled(ReasonNamespaceTaken, taken(ns))
+		return nil
+	case !ns.DeletionTimestamp.IsZero():
+		d.working(ReasonMaking, "namespace "+ns.Name+" is being deleted: it is made again once it is gone")
+		return nil
+	case !d.Guarded:
+		d.working(ReasonMaking, "the guards of namespace "+ns.Name)
+		return Guard{}
+	}
+	return d.objects()
+}
+
+// content decides where it is not known what the environment consists of. Without that nothing is made.
+func (d *decision) content() (Step, bool) {
+	err := d.ContentErr
+	switch {
+	case err == nil:
+		return nil, false
+	case errors.Is(err, errNoBlueprint):
+		d.recheck = min(d.recheck, 5*time.Second)
+		if d.Now.Sub(d.st.RequestedAt.Time) < time.Minute {
+			d.working(ReasonNoBlueprint, fmt.Sprintf("there is no blueprint %s yet", d.Env.Spec.Blueprint))
+		} else {
+			d.stalled(ReasonNoBlueprint, fmt.Sprintf("there is no blueprint %s in namespace %s", d.Env.Spec.Blueprint, d.Env.Namespace))
+		}
+		return nil, true
+	}
+	says := clean(err.Error())
+	if fix := usererr.FixOf(err); fix != "" {
+		says += ": " + clean(fix)
+	}
+	d.recheck = time.Minute
+	d.stalled(ReasonInvalid, says)
+	return nil, true
+}
+
+// taken says whose a namespace is.
+func taken(ns *corev1.Namespace) string {
+	name, home := ns.Labels[v1alpha1.LabelEnvironment], ns.Labels[v1alpha1.LabelHome]
+	if ns.Labels[v1alpha1.LabelManaged] != "dayfly" || name == "" {
+		return fmt.Sprintf("namespace %s exists and is not dayfly's", ns.Name)
+	}
+	return fmt.Sprintf("namespace %s is that of environment %s of namespace %s, or left over from one: delete that first", ns.Name, name, home)
+}
+
+// objects decides what is applied and what is removed, and whether the environment is ready.
+func (d *decision) objects() Step {
+	ps := parts(d.Observed)
+	state := map[string]v1alpha1.ComponentState{}
+	var apply []*unstructured.Unstructured
+	d.st.Components = nil
+	whole := true
+	for _, p := range ps {
+		c := v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs}
+		for _, n := range slices.Concat([]string{""}, p.needs) {
+			if s, ok := state[n]; ok && n != p.name && s != v1alpha1.ComponentReady {
+				c.State, c.Message = v1alpha1.ComponentWaiting, "needs "+nameOf(n)
+			}
+		}
+		if c.State == "" {
+			c.State, c.Message = judge(d.Observed, p)
+		}
+		for _, m := range p.members {
+			if applied(d.Observed, m) {
+				continue
+			}
+			whole = false
+			r, refused := d.Refused[m.key]
+			if m.object == nil || refused && r.hash == hashOf(m.object) && d.Now.Sub(r.when) < retryRefused || going(d.Observed, m.key) ||
+				c.State == v1alpha1.ComponentWaiting && runs(m.object) {
+				continue
+			}
+			apply = append(apply, m.object)
+			d.record(m.object, p.name)
+		}
+		state[p.name] = c.State
+		d.st.Components = append(d.st.Components, c)
+	}
+	if whole && d.Content != nil {
+		d.st.Revisions.Applied = d.st.Revisions.Requested
+	}
+	if len(apply) > 0 {
+		d.conclude()
+		return Apply{apply}
+	}
+	old := d.old(ps)
+	if whole && d.allReady() && len(old) > 0 {
+		d.working(ReasonStarting, fmt.Sprintf("%s is no longer in it", keyOf(old[0])))
+		remove := slices.DeleteFunc(old, func(u *unstructured.Unstructured) bool { return u.GetDeletionTimestamp() != nil })
+		if len(remove) == 0 {
+			return nil
+		}
+		return Remove{remove}
+	}
+	if whole && d.Content != nil && d.allReady() {
+		d.st.Revisions.Ready = d.st.Revisions.Requested
+	}
+	d.conclude()
+	return nil
+}
+
+// runs says whether an object starts something: only that waits for what its component needs.
+func runs(u *unstructured.Unstructured) bool {
+	for _, path := range [][]string{{"spec", "template", "spec"}, {"spec", "jobTemplate"}, {"spec", "containers"}} {
+		if _, ok, _ := unstructured.NestedFieldNoCopy(u.Object, path...); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// going says whether an object of that name is still being deleted.
+func going(o *Observed, k key) bool {
+	return o.Live[k] != nil && o.Live[k].GetDeletionTimestamp() != nil
+}
+
+func nameOf(component string) string {
+	if component == "" {
+		return "what all share"
+	}
+	return component
+}
+
+func (d *decision) allReady() bool {
+	return !slices.ContainsFunc(d.st.Components, func(c v1alpha1.ComponentStatus) bool { return c.State != v1alpha1.ComponentReady })
+}
+
+// record puts an object into the inventory before it is applied.
+func (d *decision) record(u *unstructured.Unstructured, component string) {
+	item := v1alpha1.InventoryItem{APIVersion: u.GetAPIVersion(), Kind: u.GetKind(), Name: u.GetName(), Component: component}
+	for i, have := range d.st.Inventory {
+		if itemKey(have) == keyOf(u) {
+			d.st.Inventory[i] = item
+			return
+		}
+	}
+	d.st.Inventory = append(d.st.Inventory, item)
+}
+
+// old are the objects of the inventory that the content no longer has. What is gone is forgotten.
+func (d *decision) old(ps []part) []*unstructured.Unstructured {
+	if d.Content == nil {
+		return nil
+	}
+	want := map[key]bool{}
+	for _, p := range ps {
+		for _, m := range p.members {
+			want[m.key] = true
+		}
+	}
+	var out []*unstructured.Unstructured
+	d.st.Inventory = slices.DeleteFunc(d.st.Inventory, func(i v1alpha1.InventoryItem) bool {
+		if want[itemKey(i)] {
+			return false
+		}
+		u := d.Live[itemKey(i)]
+		if u != nil {
+			out = append(out, u)
+		}
+		return u == nil
+	})
+	return out
+}
+
+// conclude says in the conditions how the environment stands.
+func (d *decision) conclude() {
+	var failing, waiting []string
+	for _, c := range d.st.Components {
+		switch c.State {
+		case v1alpha1.ComponentFailing:
+			failing = append(failing, nameOf(c.Name)+": "+c.Message)
+		case v1alpha1.ComponentStarting:
+			waiting = append(waiting, nameOf(c.Name))
+		}
+	}
+	late := d.Now.Sub(d.st.RequestedAt.Time) > readyWithin
+	current := d.st.Revisions.Ready == d.st.Revisions.Requested
+	switch {
+	case len(failing) > 0 && late && !current:
+		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", readyWithin, strings.Join(failing, "; ")))
+	case len(failing) > 0:
+		d.working(ReasonFailing, strings.Join(failing, "; "))
+	case d.allReady() && current:
+		d.set(v1alpha1.ConditionReady, metav1.ConditionTrue, ReasonReady, "")
+		d.set(v1alpha1.ConditionReconciling, metav1.ConditionFalse, ReasonReady, "")
+		d.set(v1alpha1.ConditionStalled, metav1.ConditionFalse, ReasonReady, "")
+		d.recheck = lookAgain
+	case late && !current:
+		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", readyWithin, strings.Join(waiting, ", ")))
+	default:
+		d.working(ReasonStarting, strings.Join(waiting, ", "))
+	}
+}
+
+// lookAgain is when an environment that is ready is looked at though nothing woke us: a change of its endpoints does.
+const lookAgain = 10 * time.Minute
+
+// soon is when to look again at what is on its way: changes of endpoints wake us too, so this is for what has none.
+func (d *decision) soon() time.Duration {
+	since := d.Now.Sub(d.st.RequestedAt.Time)
+	if !d.Env.DeletionTimestamp.IsZero() {
+		since = d.Now.Sub(d.Env.DeletionTimestamp.Time)
+	}
+	switch {
+	case since < 30*time.Second:
+		return 500 * time.Millisecond
+	case since < 3*time.Minute:
+		return 2 * time.Second
+	}
+	return 10 * time.Second
+}
+
+func (d *decision) set(kind string, status metav1.ConditionStatus, reason, message string) {
+	if r := []rune(message); len(r) > 2000 {
+		message = string(r[:2000]) + "…"
+	}
+	meta.SetStatusCondition(&d.st.Conditions, metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message,
+		ObservedGeneration: d.Env.Generation, LastTransitionTime: metav1.NewTime(d.Now)})
+}
+
+func (d *decision) working(reason, message string) {
+	d.set(v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
+	d.set(v1alpha1.ConditionReconciling, metav1.ConditionTrue, reason, message)
+	d.set(v1alpha1.ConditionStalled, metav1.ConditionFalse, reason, "")
+}
+
+// stalled says that nothing gets better without somebody's doing. It is tried again all the same.
+func (d *decision) stalled(reason, message string) {
+	d.recheck = max(d.recheck, 10*time.Second)
+	d.set(v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
+	d.set(v1alpha1.ConditionReconciling, metav1.ConditionFalse, reason, "")
+	d.set(v1alpha1.ConditionStalled, metav1.ConditionTrue, reason, message)
+}

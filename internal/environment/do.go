@@ -1,0 +1,139 @@
+package environment
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+)
+
+// do does one step. Whatever it finds done already is well.
+func (e *Engine) do(ctx context.Context, env *v1alpha1.Environment, s Step) error {
+	switch s := s.(type) {
+	case Expire:
+		return named("deleting", env, client.IgnoreNotFound(e.client.Delete(ctx, env, client.Preconditions{UID: &env.UID})))
+	case Hold, Release:
+		before := env.DeepCopy()
+		if _, hold := s.(Hold); hold {
+			controllerutil.AddFinalizer(env, v1alpha1.EnvironmentFinalizer)
+		} else {
+			controllerutil.RemoveFinalizer(env, v1alpha1.EnvironmentFinalizer)
+		}
+		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}) // finalizers of others are in the same list
+		err := client.IgnoreNotFound(e.client.Patch(ctx, env, patch))
+		if apierrors.IsConflict(err) {
+			return nil
+		}
+		return named("marking", env, err)
+	case MakeNamespace:
+		return named("making the namespace of", env, existing(e.client.Create(ctx, namespaceFor(env))))
+	case Guard:
+		for _, g := range guards(env, e.system) {
+			if err := existing(e.client.Create(ctx, g)); err != nil {
+				return named("guarding the namespace of", env, err)
+			}
+		}
+		return nil
+	case Apply:
+		return e.apply(ctx, env, s.Objects)
+	case Remove:
+		return e.remove(ctx, env, s.Objects)
+	case RemoveNamespace:
+		return named("deleting the namespace of", env, client.IgnoreNotFound(e.client.Delete(ctx, namespaceFor(env))))
+	}
+	panic(fmt.Sprintf("no such step: %T", s))
+}
+
+func existing(err error) error {
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
+func named(what string, env *v1alpha1.Environment, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s environment %s/%s: %w", what, env.Namespace, env.Name, err)
+}
+
+// settling is how long after a namespace was made its account's rights and its quota may not be known everywhere.
+const settling = 10 * time.Second
+
+// apply brings objects into the environment's namespace, as its account. What the API server will not have is remembered, so
+// that the status can tell; the others do not wait for it.
+func (e *Engine) apply(ctx context.Context, env *v1alpha1.Environment, objects []*unstructured.Unstructured) error {
+	a, err := e.accounts.of(NamespaceOf(env))
+	if err != nil {
+		return err
+	}
+	young := e.now().Sub(env.CreationTimestamp.Time) < settling
+	return each(objects, func(o *unstructured.Unstructured) error {
+		err := a.apply(ctx, o)
+		if err == nil {
+			return nil
+		}
+		if young && apierrors.IsForbidden(err) || ctx.Err() != nil || !final(err) {
+			return fmt.Errorf("applying %s of environment %s/%s: %w", keyOf(o), env.Namespace, env.Name, err)
+		}
+		e.refuse(env, keyOf(o), refusal{hashOf(o), err.Error(), e.now()})
+		return nil
+	})
+}
+
+// final says whether an error is about the object, so that trying again at once would give the same.
+func final(err error) bool {
+	return meta.IsNoMatchError(err) || errors.Is(err, errScope) || apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) || apierrors.IsConflict(err) ||
+		apierrors.IsMethodNotSupported(err) || apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsUnsupportedMediaType(err)
+}
+
+func (a *account) apply(ctx context.Context, o *unstructured.Unstructured) error {
+	r, err := a.at(o.GroupVersionKind())
+	if err != nil {
+		return err
+	}
+	o, sum := o.DeepCopy(), hashOf(o)
+	annotations := o.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[annotationHash] = sum
+	o.SetAnnotations(annotations)
+	data, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	_, err = r.Patch(ctx, o.GetName(), types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: v1alpha1.EnvironmentManager, Force: new(true)})
+	return err
+}
+
+// remove deletes objects as the environment's account, and with each what it made, in the foreground: what is gone has ended.
+func (e *Engine) remove(ctx context.Context, env *v1alpha1.Environment, objects []*unstructured.Unstructured) error {
+	a, err := e.accounts.of(NamespaceOf(env))
+	if err != nil {
+		return err
+	}
+	return each(objects, func(o *unstructured.Unstructured) error {
+		r, err := a.at(o.GroupVersionKind())
+		if err != nil {
+			return err
+		}
+		uid := o.GetUID()
+		err = r.Delete(ctx, o.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: new(metav1.DeletePropagationForeground)})
+		if client.IgnoreNotFound(err) != nil && !apierrors.IsConflict(err) { // a conflict: another one of that name
+			return fmt.Errorf("deleting %s of environment %s/%s: %w", keyOf(o), env.Namespace, env.Name, err)
+		}
+		return nil
+	})
+}

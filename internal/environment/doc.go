@@ -1,0 +1,22 @@
+// Package environment makes, updates and takes away environments: copies of a graph, each in a namespace of its own.
+//
+// A pass over one Environment observes everything it rests on (observe.go), decides (decide.go, pure: every rule is
+// there), writes down what it saw and what it is about to do (the status), and does one step (do.go). It may be
+// interrupted anywhere: the next pass observes again.
+//
+//	made       finalizer → namespace → guards → components in the order of their needs → ready
+//	changed    components whose objects differ → ready → objects that are no longer in it are deleted
+//	ended      components, those that others need last → what else holds on by a finalizer → namespace → finalizer
+//
+// # Whose rights
+//
+// The controller itself makes the namespace and its guards (guard.go): quota, limits, network policy, the rights of the
+// owner, and last of all the binding that gives the namespace's account its rights. Everything else is read and written
+// as that account, which can do nothing outside its namespace and nothing to the guards. Whatever a folder of manifests
+// holds, it gets no further than that.
+//
+// # Never a false green
+//
+// Ready means: every object carries the hash of what this revision asks for, its controller has observed that very
+// generation, all replicas are of it and ready, none of an older one is left, and what the revision no longer has is gone.
+package environment

@@ -1,0 +1,158 @@
+package environment
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"sync"
+	"time"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/source"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Options configure an Engine.
+type Options struct {
+	Client   client.Client // for writes
+	Reader   client.Reader // live, never a cache: the engine acts on what is, not on what was
+	Accounts *Accounts
+	System   string // the namespace of dayfly
+	// Render makes objects of a folder that nobody trusts: within bounds of time and memory.
+	Render func(context.Context, source.Folder, source.Options) (*source.Rendered, error)
+	// Get asks an address in the cluster by HTTP and returns the status code of the answer.
+	Get    func(ctx context.Context, url string) (int, error)
+	Logger *slog.Logger
+	Events events.EventRecorder // nil: none are written
+	Now    func() time.Time     // default time.Now
+}
+
+// Engine brings the cluster to what Environments ask for.
+type Engine struct {
+	client   client.Client
+	reader   client.Reader
+	accounts *Accounts
+	system   string
+	renderer func(context.Context, source.Folder, source.Options) (*source.Rendered, error)
+	get      func(context.Context, string) (int, error)
+	log      *slog.Logger
+	events   events.EventRecorder
+	now      func() time.Time
+
+	known   known
+	renders chan struct{} // a place for each that may go on at once
+
+	mu      sync.Mutex
+	refused map[client.ObjectKey]map[key]refusal
+}
+
+// RendersAtOnce bounds what rendering takes of the controller's memory and time.
+const RendersAtOnce = 2
+
+// New returns an engine.
+func New(o Options) *Engine {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
+		renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}}
+}
+
+// stepsAtOnce bounds how long one pass may keep others waiting.
+const stepsAtOnce = 10
+
+// Reconcile brings one environment further. It returns when to look again at the latest; 0 is when something changes. Wakes are
+// to be expected for every change of the Environment and of the endpoints in its namespace.
+func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Duration, error) {
+	for range stepsAtOnce {
+		env := &v1alpha1.Environment{}
+		if err := e.reader.Get(ctx, at, env); err != nil {
+			e.forget(at)
+			return 0, client.IgnoreNotFound(err)
+		}
+		o, err := e.observe(ctx, env)
+		if err != nil {
+			return 0, err
+		}
+		p := Decide(o)
+		if err := e.report(ctx, env, p.Status); err != nil {
+			return 0, err
+		}
+		if p.Step == nil {
+			return p.Recheck, nil
+		}
+		if err := e.do(ctx, env, p.Step); err != nil {
+			return 0, err
+		}
+	}
+	return time.Millisecond, nil
+}
+
+// report writes down what was seen, before the step that follows from it.
+func (e *Engine) report(ctx context.Context, env *v1alpha1.Environment, st v1alpha1.EnvironmentStatus) error {
+	if equality.Semantic.DeepEqual(env.Status, st) {
+		return nil
+	}
+	before := env.DeepCopy()
+	env.Status = st
+	if err := e.client.Status().Patch(ctx, env, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("writing the status of environment %s/%s: %w", env.Namespace, env.Name, err)
+	}
+	e.tell(before, env)
+	return nil
+}
+
+// tell says in an event, and in the log, that an environment has come to another state.
+func (e *Engine) tell(before, now *v1alpha1.Environment) {
+	was, is := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionReady)
+	if is == nil || was != nil && was.Reason == is.Reason && before.Status.Revisions == now.Status.Revisions {
+		return
+	}
+	kind := corev1.EventTypeNormal
+	switch is.Reason {
+	case ReasonFailing, ReasonInvalid, ReasonNamespaceTaken, ReasonNotInTime, ReasonBlocked, ReasonNoBlueprint:
+		kind = corev1.EventTypeWarning
+	}
+	says := is.Message
+	if is.Reason == ReasonReady {
+		says = "revision " + now.Status.Revisions.Ready
+	}
+	e.log.Info("environment", "environment", now.Namespace+"/"+now.Name, "owner", now.Spec.Owner.Username, "state", is.Reason, "revision", now.Status.Revisions.Requested)
+	if e.events != nil {
+		e.events.Eventf(now, nil, kind, is.Reason, "Reconcile", "%s", clean(says))
+	}
+}
+
+func (e *Engine) forget(at client.ObjectKey) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.refused, at)
+}
+
+func (e *Engine) refusals(env *v1alpha1.Environment) map[key]refusal {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := map[key]refusal{}
+	for k, r := range e.refused[client.ObjectKeyFromObject(env)] {
+		out[k] = r
+	}
+	return out
+}
+
+func (e *Engine) refuse(env *v1alpha1.Environment, k key, r refusal) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at := client.ObjectKeyFromObject(env)
+	if e.refused[at] == nil {
+		e.refused[at] = map[key]refusal{}
+	}
+	e.refused[at][k] = r
+}

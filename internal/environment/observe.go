@@ -1,0 +1,209 @@
+package environment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/source"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Observed is everything that a decision about one environment rests on.
+type Observed struct {
+	Now time.Time
+	Env *v1alpha1.Environment
+
+	Namespace *corev1.Namespace // nil: there is none
+	Guarded   bool              // every guard stands
+
+	Content    []source.Component // what the requested revision consists of, ready to be applied; nil: not asked for, or Trouble
+	ContentErr error              // why there is no content
+	Refused    map[key]refusal    // objects that the API server did not take lately
+
+	Live   map[key]*unstructured.Unstructured // objects of the kinds in the inventory and the content; while ending, of all kinds
+	Pods   []corev1.Pod                       // where a component is not ready, or was not before
+	Events []corev1.Event                     // likewise, the last ones
+	Health map[string]string                  // by component, what is wrong with the answer to its health check; absent: nothing
+}
+
+// errNoBlueprint is a Blueprint that is not there, which may still come.
+var errNoBlueprint = errors.New("there is no such blueprint")
+
+// refusal is why an object was not taken.
+type refusal struct {
+	hash, why string
+	when      time.Time
+}
+
+// observe reads what there is, live.
+func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Observed, error) {
+	o := &Observed{Now: e.now(), Env: env, Refused: e.refusals(env), Health: map[string]string{}}
+	ns := &corev1.Namespace{}
+	err := e.reader.Get(ctx, client.ObjectKey{Name: NamespaceOf(env)}, ns)
+	switch {
+	case client.IgnoreNotFound(err) != nil:
+		return nil, fmt.Errorf("reading namespace %s: %w", NamespaceOf(env), err)
+	case err == nil:
+		o.Namespace = ns
+	}
+	if o.Namespace != nil && owns(env, ns) && ns.DeletionTimestamp.IsZero() {
+		err := e.reader.Get(ctx, client.ObjectKey{Namespace: ns.Name, Name: guardName}, &rbacv1.RoleBinding{})
+		if client.IgnoreNotFound(err) != nil {
+			return nil, fmt.Errorf("reading the guards of namespace %s: %w", ns.Name, err)
+		}
+		o.Guarded = err == nil
+	}
+	if !env.DeletionTimestamp.IsZero() {
+		return o, e.observeEnd(ctx, o)
+	}
+	if o.Guarded {
+		if err := e.observeObjects(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	if settled(o) {
+		e.known.drop(contentID(env))
+	} else {
+		o.Content, o.ContentErr = e.content(ctx, env)
+		if err, ok := errors.AsType[unavailable](o.ContentErr); ok {
+			return nil, err.error
+		}
+		if o.ContentErr == nil && o.Guarded {
+			if err := e.observeObjects(ctx, o); err != nil { // kinds may have come
+				return nil, err
+			}
+			if err := e.observeHealth(ctx, o); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return o, nil
+}
+
+// settled says whether all of the requested revision is in the cluster and known to be ready, as far as it is there.
+func settled(o *Observed) bool {
+	st := &o.Env.Status
+	if st.Revisions.Ready != RevisionOf(&o.Env.Spec) || !o.Guarded {
+		return false
+	}
+	for _, i := range st.Inventory {
+		if o.Live[itemKey(i)] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (e *Engine) observeObjects(ctx context.Context, o *Observed) error {
+	var want []schema.GroupVersionKind
+	add := func(gvk schema.GroupVersionKind) {
+		if !slices.ContainsFunc(want, func(w schema.GroupVersionKind) bool { return w.GroupKind() == gvk.GroupKind() }) {
+			want = append(want, gvk)
+		}
+	}
+	for _, c := range o.Content {
+		for _, obj := range c.Objects {
+			add(obj.GroupVersionKind())
+		}
+	}
+	for _, i := range o.Env.Status.Inventory {
+		add(schema.FromAPIVersionAndKind(i.APIVersion, i.Kind))
+	}
+	a, err := e.accounts.of(NamespaceOf(o.Env))
+	if err != nil {
+		return err
+	}
+	if o.Live, err = a.list(ctx, want); err != nil {
+		return err
+	}
+	if len(o.Env.Status.Inventory) == 0 || o.Content == nil && allReady(o) {
+		return nil
+	}
+	if o.Pods, err = listOf[corev1.Pod](ctx, a, "Pod"); err != nil {
+		return err
+	}
+	if allReady(o) {
+		return nil
+	}
+	o.Events, err = listOf[corev1.Event](ctx, a, "Event")
+	return err
+}
+
+// listOf reads all objects of a core kind with their types.
+func listOf[T any](ctx context.Context, a *account, kind string) ([]T, error) {
+	r, err := a.at(corev1.SchemeGroupVersion.WithKind(kind))
+	if err != nil {
+		return nil, err
+	}
+	l, err := r.List(ctx, metav1.ListOptions{Limit: 500})
+	if err != nil {
+		return nil, fmt.Errorf("listing %s: %w", kind, err)
+	}
+	out := make([]T, len(l.Items))
+	for i := range l.Items {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(l.Items[i].Object, &out[i]); err != nil {
+			return nil, fmt.Errorf("reading %s %s: %w", kind, l.Items[i].GetName(), err)
+		}
+	}
+	return out, nil
+}
+
+// observeEnd reads every object in the namespace, of every kind that the account may list. Once the namespace itself is ending the
+// account may have no rights any more: then its conditions tell.
+func (e *Engine) observeEnd(ctx context.Context, o *Observed) error {
+	if !o.Guarded {
+		return nil
+	}
+	a, err := e.accounts.of(NamespaceOf(o.Env))
+	if err != nil {
+		return err
+	}
+	kinds, err := a.kinds(ctx)
+	if err != nil {
+		return err
+	}
+	kinds = slices.DeleteFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Kind == "Event" }) // no state, and many
+	o.Live, err = a.list(ctx, kinds)
+	return err
+}
+
+// content is what the environment's revision consists of.
+func (e *Engine) content(ctx context.Context, env *v1alpha1.Environment) ([]source.Component, error) {
+	b := &v1alpha1.Blueprint{}
+	at := client.ObjectKey{Namespace: env.Namespace, Name: env.Spec.Blueprint}
+	id := contentID(env)
+	if known, ok := e.known.get(id); ok {
+		return known.components, known.err
+	}
+	err := e.reader.Get(ctx, at, b)
+	if apierrors.IsNotFound(err) {
+		return nil, errNoBlueprint
+	}
+	if err != nil {
+		return nil, unavailable{fmt.Errorf("reading blueprint %s: %w", at.Name, err)}
+	}
+	r, err := e.render(ctx, env, b)
+	if ctx.Err() != nil {
+		return nil, unavailable{ctx.Err()}
+	}
+	e.known.put(id, r, err)
+	return r, err
+}
+
+func contentID(env *v1alpha1.Environment) string {
+	return string(env.UID) + " " + RevisionOf(&env.Spec)
+}
+
+// unavailable is an error that says nothing about the content: it is asked for again.
+type unavailable struct{ error }

@@ -1,0 +1,459 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/environment"
+	"dayfly.dev/dayfly/internal/source"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// newHome is a namespace in which a user may have environments, and that user's laptop.
+func newHome(t *testing.T) (string, *laptop) {
+	t.Helper()
+	home := newNamespace(t)
+	ada := newUser(t, "ada")
+	bind(t, home, "dayfly-environments", ada)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("environments:\n%s", kubectlOutput("-n", home, "get", "environments", "-o", "yaml"))
+		}
+		_, _, _ = newLaptop(t, home).try(append([]string{"env", "delete", "--timeout", "30s"}, environmentsOf(home)...)...)
+	})
+	return home, newLaptop(t, home).as(ada.kubeconfig)
+}
+
+func environmentsOf(home string) []string {
+	var list v1alpha1.EnvironmentList
+	_ = cluster.List(context.Background(), &list, client.InNamespace(home))
+	var out []string
+	for _, e := range list.Items {
+		out = append(out, e.Name)
+	}
+	return out
+}
+
+func getEnv(t *testing.T, home, name string) *v1alpha1.Environment {
+	t.Helper()
+	e := &v1alpha1.Environment{}
+	must(t, cluster.Get(context.Background(), client.ObjectKey{Namespace: home, Name: name}, e))
+	return e
+}
+
+// folder writes files into a new folder.
+func folder(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	return dir
+}
+
+// webFolder is testapp as one component, with a ConfigMap that has a finalizer if there is one to have.
+func webFolder(t *testing.T, finalizer string) string {
+	t.Helper()
+	meta := "{name: settings}"
+	if finalizer != "" {
+		meta = "{name: settings, finalizers: [" + finalizer + "]}"
+	}
+	return folder(t, map[string]string{"web.yaml": `
+apiVersion: v1
+kind: ConfigMap
+metadata: ` + meta + `
+data: {a: b}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      enableServiceLinks: false
+      containers:
+        - name: app
+          image: ` + testappImage + `
+          command: [/testapp, serve]
+          ports: [{containerPort: 8080}]
+          readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}
+          envFrom: [{configMapRef: {name: settings}}]
+`, "dayfly.yaml": `
+apiVersion: dayfly.dev/v1alpha1
+kind: Blueprint
+spec:
+  components:
+    web: {health: {path: /}}
+`})
+}
+
+// clusterObjects is every object of the cluster, of every kind, without the ignored fields. Objects in namespaces of other
+// tests, and those namespaces, are left out.
+func clusterObjects(t *testing.T, own ...string) map[string]any {
+	t.Helper()
+	ig := readIgnored(t)
+	dc, err := discovery.NewDiscoveryClientForConfig(cluster.Config)
+	must(t, err)
+	dyn, err := dynamic.NewForConfig(cluster.Config)
+	must(t, err)
+	lists, err := dc.ServerPreferredResources()
+	must(t, err)
+	out := map[string]any{}
+	for _, l := range lists {
+		gv, err := schema.ParseGroupVersion(l.GroupVersion)
+		must(t, err)
+		for _, r := range l.APIResources {
+			if !slices.Contains(r.Verbs, "list") || slices.ContainsFunc(ig.Kinds, func(k ignoredKind) bool { return k.Kind == r.Kind }) {
+				continue
+			}
+			items, err := dyn.Resource(gv.WithResource(r.Name)).List(context.Background(), metav1.ListOptions{})
+			if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
+				continue
+			}
+			must(t, err)
+			for i := range items.Items {
+				o := &items.Items[i]
+				ns := o.GetNamespace()
+				if r.Kind == "Namespace" {
+					ns = o.GetName()
+				}
+				others := strings.HasPrefix(ns, "e2e-") || strings.HasPrefix(ns, "env-e2e-")
+				if others && !slices.Contains(own, ns) || r.Kind == "CertificateSigningRequest" { // users of tests
+					continue
+				}
+				one := map[string]any{}
+				addObject(one, o, ig)
+				for k, v := range one {
+					out[o.GetNamespace()+" "+gv.Group+" "+k] = v
+				}
+			}
+		}
+	}
+	return out
+}
+
+// checkNobodySpeaksOf fails the test if any object of the cluster speaks of an environment's namespace.
+func checkNobodySpeaksOf(t *testing.T, lives string) {
+	t.Helper()
+	for k, v := range clusterObjects(t, lives) {
+		data, err := json.Marshal(v)
+		must(t, err)
+		if strings.Contains(string(data), lives) {
+			t.Errorf("left over: %s: %.500s", k, data)
+		}
+	}
+}
+
+// The whole life of an environment, by somebody who has no right but to have environments: it answers, nobody else reaches it and
+// it reaches nobody, a change is ready when it runs and not before, and in the end there is nothing of it in the cluster.
+func TestEnvironmentLivesAndIsGoneWithoutATrace(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	deployClient(t, home)
+	before := snapshot(t, home)
+	start := time.Now()
+	out, says, code := l.try("env", "create", "pr-1", "-f", "../../examples/shop/deploy", "--ttl", "1h", "-o", "json")
+	if code != 0 {
+		t.Fatalf("exit code %d\n%s", code, says)
+	}
+	t.Logf("ready after %s:\n%s", time.Since(start).Round(10*time.Millisecond), says)
+	var made struct {
+		State, LivesIn string
+		Components     []struct{ Name, State string }
+	}
+	must(t, json.Unmarshal([]byte(out), &made))
+	if made.State != "Ready" || made.LivesIn != "env-"+home+"-pr-1" || len(made.Components) != 4 {
+		t.Errorf("%+v", made)
+	}
+	lives := made.LivesIn
+	deployClient(t, lives) // past the environment's account
+	if body := inPod(t, lives, "get", "http://storefront/api/shop"); !strings.Contains(body, "v1") {
+		t.Errorf("the shop says %s", body)
+	}
+	if out, err := tryInPod(home, "get", "-timeout", "2s", "http://storefront."+lives); err == nil {
+		t.Errorf("another namespace reaches it: %s", out)
+	}
+	must(t, cluster.Create(t.Context(), serviceFor(home, "front", "client")))
+	if out, err := tryInPod(lives, "get", "-timeout", "2s", "http://front."+home); err == nil {
+		t.Errorf("it reaches another namespace: %s", out)
+	}
+	if out, err := tryInPod(lives, "get", "-timeout", "2s", "https://kubernetes.default"); err == nil || strings.Contains(out, "403") {
+		t.Errorf("it reaches the API server: %s", out)
+	}
+	if logs := l.dayfly("env", "logs", "pr-1", "catalog"); !strings.Contains(logs, "catalog-") {
+		t.Errorf("logs: %s", logs)
+	}
+	for _, args := range [][]string{{"env", "list"}, {"env", "show", "pr-1"}, {"env", "events", "pr-1"}} {
+		if out := l.dayfly(args...); !strings.Contains(out, "Ready") {
+			t.Errorf("%s: %s", args, out)
+		}
+	}
+
+	first := getEnv(t, home, "pr-1").Status.Revisions.Ready
+	l.dayfly("env", "update", "pr-1", "--replicas", "catalog=1")
+	dir := t.TempDir()
+	must(t, os.CopyFS(dir, os.DirFS("../../examples/shop/deploy")))
+	data, err := os.ReadFile(filepath.Join(dir, "catalog.yaml"))
+	must(t, err)
+	changed := strings.Replace(string(data), `value: "v1"`, `value: "v2"`, 1) + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: extra}\n"
+	must(t, os.WriteFile(filepath.Join(dir, "catalog.yaml"), []byte(changed), 0o600))
+	l.dayfly("env", "update", "pr-1", "-f", dir)
+	e := getEnv(t, home, "pr-1")
+	if r := e.Status.Revisions; r.Ready == first || r.Ready != r.Requested || r.Applied != r.Requested {
+		t.Errorf("revisions: %+v, the first was %s", r, first)
+	}
+	for range 5 {
+		if body := inPod(t, lives, "get", "http://catalog/products"); !strings.Contains(body, `"version": "v2"`) {
+			t.Fatalf("ready, and the catalog says %s", body)
+		}
+	}
+	var d unstructured.Unstructured
+	d.SetGroupVersionKind(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"})
+	must(t, cluster.Get(t.Context(), client.ObjectKey{Namespace: lives, Name: "catalog"}, &d))
+	if n, _, _ := unstructured.NestedInt64(d.Object, "spec", "replicas"); n != 1 {
+		t.Errorf("what was set before is gone: %d replicas", n)
+	}
+	must(t, cluster.Get(t.Context(), client.ObjectKey{Namespace: lives, Name: "extra"}, &corev1.ConfigMap{}))
+	l.dayfly("env", "update", "pr-1", "-f", "../../examples/shop/deploy")
+	if err := cluster.Get(t.Context(), client.ObjectKey{Namespace: lives, Name: "extra"}, &corev1.ConfigMap{}); !apierrors.IsNotFound(err) {
+		t.Errorf("what is no longer in it is still there: %v", err)
+	}
+	var blueprints v1alpha1.BlueprintList
+	must(t, cluster.List(t.Context(), &blueprints, client.InNamespace(home)))
+	if len(blueprints.Items) != 1 {
+		t.Errorf("%d blueprints are kept", len(blueprints.Items))
+	}
+	must(t, cluster.Delete(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: lives, Name: "stock"}}))
+	await(t, promise(3*time.Second), "a deleted Service is back", func() error {
+		return cluster.Get(t.Context(), client.ObjectKey{Namespace: lives, Name: "stock"}, &corev1.Service{})
+	})
+
+	must(t, cluster.Delete(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: home, Name: "front"}}))
+	_, says, _ = l.try("env", "delete", "pr-1")
+	if !strings.Contains(says, "environment pr-1 is gone") {
+		t.Errorf("delete: %s", says)
+	}
+	checkRestored(t, home, before)
+	checkNobodySpeaksOf(t, lives)
+}
+
+// What goes wrong is named: the object and the reason; and it holds up no other environment.
+func TestEnvironmentFailuresAreNamedAndHoldUpNobody(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	dir := webFolder(t, "")
+	for _, c := range []struct {
+		what string
+		args []string
+		code int
+		says string
+	}{
+		{"no folder", []string{"create", "x"}, 2, "there is nothing to make it from"},
+		{"a folder that is not there", []string{"create", "x", "-f", "nowhere"}, 2, "-f nowhere is no folder"},
+		{"a broken file", []string{"create", "x", "-f", folder(t, map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n bad: indent\n"})}, 7, "a.yaml:"},
+		{"an unknown component", []string{"create", "x", "-f", dir, "--image", "wab=:v2"}, 2, "there is no component or image wab"},
+		{"a name that is too long", []string{"create", strings.Repeat("a", 41), "-f", dir}, 2, "at most 40 characters"},
+		{"too long a life", []string{"create", "x", "-f", dir, "--ttl", "721h"}, 2, "lives between 1m and 720h"},
+		{"a kind that it may not have", []string{"create", "x", "-f", folder(t, map[string]string{"a.yaml": "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: open}\nspec: {podSelector: {}, ingress: [{}]}\n"})}, 7, "networkpolicy/open may not be in an environment"},
+		{"none of that name", []string{"show", "nobody"}, 6, "there is no environment nobody"},
+	} {
+		_, says, code := l.try(append([]string{"env"}, c.args...)...)
+		if code != c.code || !strings.Contains(says, c.says) {
+			t.Errorf("%s: exit code %d, want %d and %q:\n%s", c.what, code, c.code, c.says, says)
+		}
+	}
+	if left := environmentsOf(home); len(left) > 0 {
+		t.Fatalf("refused, and made: %s", left)
+	}
+	l.dayfly("env", "create", "missing", "-f", dir, "--image", "web=docker.io/dayfly/testapp:nowhere", "--wait=false")
+	big := folder(t, map[string]string{"a.yaml": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: big}\nspec:\n  selector: {matchLabels: {a: b}}\n  template:\n    metadata: {labels: {a: b}}\n" +
+		"    spec: {containers: [{name: c, image: " + testappImage + ", resources: {requests: {cpu: 5}}}]}\n"})
+	l.dayfly("env", "create", "big", "-f", big, "--wait=false")
+	l.dayfly("env", "create", "stuck", "-f", webFolder(t, "example.com/stuck"))
+	l.dayfly("env", "delete", "stuck", "--wait=false")
+	// Made past the command, which would have seen that it cannot be rendered.
+	broken, err := source.ReadFolder(os.DirFS(folder(t, map[string]string{"a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n bad: indent\n"})))
+	must(t, err)
+	packed, err := broken.Pack()
+	must(t, err)
+	b := &v1alpha1.Blueprint{ObjectMeta: metav1.ObjectMeta{Namespace: home, Name: "broken-" + broken.Digest()[7:19]},
+		Spec: v1alpha1.BlueprintSpec{Digest: broken.Digest(), Folder: packed}}
+	must(t, cluster.Create(t.Context(), b))
+	e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: home, Name: "broken"}}
+	e.Spec.Owner.Username, e.Spec.Blueprint, e.Spec.TTL.Duration = whoAmI(t), b.Name, time.Hour
+	must(t, cluster.Create(t.Context(), e))
+	for name, want := range map[string][2]string{
+		"missing": {environment.ReasonFailing, "pod/web-"}, "big": {environment.ReasonFailing, "exceeded quota"}, "broken": {environment.ReasonInvalid, "a.yaml:"},
+		"stuck": {environment.ReasonBlocked, "configmap/settings waits for whoever takes off its finalizer example.com/stuck"},
+	} {
+		await(t, promise(15*time.Second), name+" says why", func() error {
+			for _, c := range getEnv(t, home, name).Status.Conditions {
+				if c.Type == v1alpha1.ConditionReady && c.Reason == want[0] && strings.Contains(c.Message, want[1]) {
+					return nil
+				}
+			}
+			return fmt.Errorf("%+v", getEnv(t, home, name).Status.Conditions)
+		})
+	}
+	start := time.Now()
+	l.dayfly("env", "create", "good", "-f", dir)
+	if took := time.Since(start); took > promise(6*time.Second) {
+		t.Errorf("beside four that fail, one took %s", took)
+	} else {
+		t.Logf("beside four that fail, one was ready after %s", took.Round(10*time.Millisecond))
+	}
+	start = time.Now()
+	_, says, code := l.try("env", "update", "missing", "--replicas", "web=2", "--timeout", "2m")
+	if code != 1 || !strings.Contains(says, "environment missing is not ready: Failing: web: deployment/web: pod/web-") {
+		t.Errorf("waiting for what fails: exit code %d after %s: %s", code, time.Since(start), says)
+	}
+	kubectl(t, "-n", "env-"+home+"-stuck", "patch", "configmap", "settings", "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
+	await(t, promise(10*time.Second), "stuck is gone", func() error {
+		if slices.Contains(environmentsOf(home), "stuck") {
+			return fmt.Errorf("it is there")
+		}
+		return nil
+	})
+	l.dayfly("env", "delete", "missing", "big", "good", "broken")
+	checkNobodySpeaksOf(t, "env-"+home+"-missing")
+	checkNobodySpeaksOf(t, "env-"+home+"-stuck")
+}
+
+// An environment goes when its time is over, and later if it is extended.
+func TestEnvironmentEndsWhenItsTimeIsOver(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	l.dayfly("env", "create", "short", "-f", webFolder(t, ""), "--ttl", "1m", "--wait=false")
+	l.dayfly("env", "create", "longer", "-f", webFolder(t, ""), "--ttl", "1m", "--wait=false")
+	l.dayfly("env", "extend", "longer", "--by", "1h")
+	await(t, time.Minute+promise(10*time.Second), "the end of short", func() error {
+		if slices.Contains(environmentsOf(home), "short") {
+			time.Sleep(time.Second)
+			return fmt.Errorf("it is there")
+		}
+		return nil
+	})
+	checkNobodySpeaksOf(t, "env-"+home+"-short")
+	if e := getEnv(t, home, "longer"); !e.DeletionTimestamp.IsZero() {
+		t.Error("what was extended ends as well")
+	}
+	l.dayfly("env", "delete", "longer")
+}
+
+// The rights that the controller has for environments do for nothing else, and the account of an environment cannot take away what
+// others are protected by.
+func TestAdmissionBindsTheControllerToEnvironments(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	ctx, dry := t.Context(), metav1.CreateOptions{DryRun: []string{"All"}}
+	l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""))
+	lives := "env-" + home + "-pr-1"
+	controller := impersonate(t, "system:serviceaccount:"+system+":controller", "system:serviceaccounts", "system:serviceaccounts:"+system, "system:authenticated")
+	account := impersonate(t, "system:serviceaccount:"+lives+":dayfly-environment", "system:serviceaccounts", "system:serviceaccounts:"+lives, "system:authenticated")
+
+	marked := map[string]string{"dayfly.dev/managed": "dayfly", "dayfly.dev/environment": "x", "pod-security.kubernetes.io/enforce": "baseline"}
+	unguarded := maps.Clone(marked)
+	delete(unguarded, "pod-security.kubernetes.io/enforce")
+	for what, ns := range map[string]metav1.ObjectMeta{
+		"without the labels": {Name: "env-x"}, "of another name": {Name: "x", Labels: marked}, "without Pod Security": {Name: "env-x", Labels: unguarded},
+	} {
+		_, err := controller.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: ns}, dry)
+		checkDenied(t, "controller: make a namespace "+what, err)
+	}
+	for _, ns := range []string{home, "default", system} {
+		checkDenied(t, "controller: delete namespace "+ns, controller.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{DryRun: []string{"All"}}))
+		binding := &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "dayfly-environment"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "dayfly-environment"}}
+		_, err := controller.RbacV1().RoleBindings(ns).Create(ctx, binding, dry)
+		checkDenied(t, "controller: give rights in "+ns, err)
+		_, err = controller.CoreV1().ServiceAccounts(ns).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "dayfly-environment"}}, dry)
+		checkDenied(t, "controller: make an account in "+ns, err)
+		_, err = controller.CoreV1().ResourceQuotas(ns).Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, dry)
+		checkDenied(t, "controller: make a quota in "+ns, err)
+	}
+	for _, role := range []string{"cluster-admin", "edit"} {
+		binding := &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "more"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}}
+		_, err := controller.RbacV1().RoleBindings(lives).Create(ctx, binding, dry)
+		checkDenied(t, "controller: give "+role, err)
+		binding.RoleRef.Name = role
+		_, err = account.RbacV1().RoleBindings(lives).Create(ctx, binding, dry)
+		checkDenied(t, "account: give "+role, err)
+	}
+	_, err := controller.CoreV1().Secrets(lives).List(ctx, metav1.ListOptions{})
+	checkDenied(t, "controller: list secrets of an environment", err)
+	for verb, who := range map[string]string{"users": "ada", "groups": "system:masters", "serviceaccounts": "default"} {
+		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: lives, Verb: "impersonate", Resource: verb, Name: who}}}
+		review, err := controller.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+		must(t, err)
+		if review.Status.Allowed {
+			t.Errorf("the controller may act as %s %s", verb, who)
+		}
+	}
+	err = controller.RESTClient().Patch(types.MergePatchType).AbsPath("/apis/dayfly.dev/v1alpha1/namespaces/" + home + "/environments/pr-1").
+		Body([]byte(`{"spec":{"only":["evil"]}}`)).Do(ctx).Error()
+	checkDenied(t, "controller: change what an environment asks for", err, "does not change what an environment asks for")
+
+	checkDenied(t, "account: delete the quota", account.CoreV1().ResourceQuotas(lives).Delete(ctx, "dayfly-environment", metav1.DeleteOptions{}))
+	checkDenied(t, "account: delete the limits", account.CoreV1().LimitRanges(lives).Delete(ctx, "dayfly-environment", metav1.DeleteOptions{}))
+	checkDenied(t, "account: delete the network policy", account.NetworkingV1().NetworkPolicies(lives).Delete(ctx, "dayfly-environment", metav1.DeleteOptions{}))
+	_, err = account.CoreV1().Secrets(home).List(ctx, metav1.ListOptions{})
+	checkDenied(t, "account: list secrets elsewhere", err)
+	_, err = account.CoreV1().Namespaces().Get(ctx, lives, metav1.GetOptions{})
+	checkDenied(t, "account: see its namespace", err)
+	privileged := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "evil"}, Spec: corev1.PodSpec{HostPID: true, Containers: []corev1.Container{{Name: "c", Image: testappImage}}}}
+	_, err = account.CoreV1().Pods(lives).Create(ctx, privileged, dry)
+	checkDenied(t, "account: a pod that sees its node", err, "PodSecurity")
+	l.dayfly("env", "delete", "pr-1")
+}
+
+// The controller is killed, as by kill -9, after every single one of its writes, over the whole life of an environment: it comes to
+// be ready, it changes, it ends, and the cluster is as it was. Not parallel: there is no other controller meanwhile.
+func TestControllerKilledBetweenAnyTwoWritesOfAnEnvironment(t *testing.T) {
+	shakes(t)
+	home, l := newHome(t)
+	startFaultyController(t)
+	before := clusterObjects(t, home)
+	deaths, start := 0, time.Now()
+	whileControllersDie(t, 1, &deaths, func() {
+		l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""), "--timeout", "3m")
+		l.dayfly("env", "delete", "pr-1", "--timeout", "3m")
+	})
+	t.Logf("%d deaths in one life of an environment, %s", deaths, time.Since(start).Round(time.Second))
+	if deaths < 10 {
+		t.Errorf("only %d deaths: the fault is not injected", deaths)
+	}
+	after := clusterObjects(t, home, "env-"+home+"-pr-1")
+	for _, objects := range []map[string]any{before, after} {
+		maps.DeleteFunc(objects, func(k string, _ any) bool { return strings.HasPrefix(k, systemNamespace+" ") }) // controllers come and go
+	}
+	if diff := differences("", before, after); len(diff) > 0 {
+		t.Errorf("the cluster is not as it was:\n%s", strings.Join(diff, "\n"))
+	}
+}
