@@ -89,7 +89,7 @@ func soakName(i int) string { return fmt.Sprintf("s%d", i) }
 
 // client is one laptop until the time is over.
 func (s *soak) client(t *testing.T, l *laptop, name string, port int, draw *rand.Rand) {
-	for time.Now().Before(s.until) {
+	for rules := 0; time.Now().Before(s.until); {
 		time.Sleep(time.Duration(draw.IntN(3000)) * time.Millisecond)
 		p := startSoaking(t, l, name, port)
 		if !p.inForce() {
@@ -108,7 +108,8 @@ func (s *soak) client(t *testing.T, l *laptop, name string, port int, draw *rand
 				must(t, p.cmd.Process.Signal(syscall.SIGCONT))
 				s.counts["slept and woke"].Add(1)
 			case 1:
-				next := startSoaking(t, l, name, port, "-x", fmt.Sprintf("x-soak: %s-%d", name, draw.IntN(1000)))
+				rules++ // another rule each time: with the same one the process that answers goes on
+				next := startSoaking(t, l, name, port, "-x", fmt.Sprintf("x-soak: %s-%d", name, rules))
 				if !next.inForce() {
 					t.Errorf("%s: the rule was not changed:\n%s", name, next.said())
 				}
