@@ -137,8 +137,8 @@ func compare(t *testing.T, direct, routed string, except map[string]string) {
 			continue
 		}
 		same := false
-		for range 20 {
-			same = same || conformance(t, direct, id)[name] == got[name]
+		for range 20 { // and either may have been late once: h2spec waits for a second
+			same = same || conformance(t, direct, id)[name] == got[name] || conformance(t, routed, id)[name] == ok
 		}
 		if !same {
 			t.Errorf("%s: passes direct: %v, through the router: %v", name, ok, got[name])
