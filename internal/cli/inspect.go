@@ -259,10 +259,18 @@ func differs(want, have any, path string) string {
 		}
 		return ""
 	}
-	if fmt.Sprint(want) != fmt.Sprint(have) {
+	if asJSON(want) != asJSON(have) { // a number may be a float64 here and an int64 there
 		return path
 	}
 	return ""
+}
+
+func asJSON(v any) string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err.Error() // no value of an API object
+	}
+	return string(data)
 }
 
 // askRights asks for each right that an intercept in the namespace needs.
