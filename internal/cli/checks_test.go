@@ -158,16 +158,17 @@ func TestLeaseOverIsSeenOnceTheControllerHadItsTime(t *testing.T) {
 
 func TestDefinitionsAreComparedWithoutDefaults(t *testing.T) {
 	t.Parallel()
-	want := map[string]any{"a": map[string]any{"b": []any{int64(1), "x"}}}
+	const large = 1228800 // prints otherwise as a float
+	want := map[string]any{"a": map[string]any{"b": []any{float64(large), "x"}}}
 	for _, c := range []struct {
 		why  string
 		have any
 		path string
 	}{
-		{"the same", map[string]any{"a": map[string]any{"b": []any{float64(1), "x"}}}, ""},
-		{"with a default filled in", map[string]any{"a": map[string]any{"b": []any{int64(1), "x"}, "c": true}}, ""},
-		{"another value", map[string]any{"a": map[string]any{"b": []any{int64(1), "y"}}}, "spec.a.b[1]"},
-		{"one more", map[string]any{"a": map[string]any{"b": []any{int64(1), "x", "y"}}}, "spec.a.b"},
+		{"the same", map[string]any{"a": map[string]any{"b": []any{int64(large), "x"}}}, ""},
+		{"with a default filled in", map[string]any{"a": map[string]any{"b": []any{int64(large), "x"}, "c": true}}, ""},
+		{"another value", map[string]any{"a": map[string]any{"b": []any{int64(large), "y"}}}, "spec.a.b[1]"},
+		{"one more", map[string]any{"a": map[string]any{"b": []any{int64(large), "x", "y"}}}, "spec.a.b"},
 		{"missing", map[string]any{}, "spec.a.b"},
 	} {
 		if got := differs(want, c.have, "spec"); got != c.path {
