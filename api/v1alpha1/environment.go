@@ -200,7 +200,7 @@ const (
 // ComponentStatus is one component, as it stands. The one without a name holds what belongs to several or to none.
 type ComponentStatus struct {
 	// +optional
-	Name  string         `json:"name,omitempty"`
+	Name string `json:"name,omitempty"`
 
 	// +kubebuilder:validation:Enum=Waiting;Starting;Failing;Ready
 	State ComponentState `json:"state"`
