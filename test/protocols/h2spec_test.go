@@ -136,9 +136,15 @@ func compare(t *testing.T, direct, routed string, except map[string]string) {
 		if got[name] == ok || except[id] != "" {
 			continue
 		}
-		same := false
-		for range 20 { // and either may have been late once: h2spec waits for a second
-			same = same || conformance(t, direct, id)[name] == got[name] || conformance(t, routed, id)[name] == ok
+		as := 0 // h2spec waits for a second only: once may have been too late on a busy machine, most of five times is a difference
+		for range 5 {
+			if conformance(t, routed, id)[name] == ok {
+				as++
+			}
+		}
+		same := as > 2
+		for range 20 {
+			same = same || conformance(t, direct, id)[name] == got[name]
 		}
 		if !same {
 			t.Errorf("%s: passes direct: %v, through the router: %v", name, ok, got[name])
