@@ -215,6 +215,9 @@ func (f *fleet) enlist(ctx context.Context, wg *sync.WaitGroup, pods []corev1.Po
 		if !present[uid] {
 			m.cancel()
 			m.client.Close()
+			m.mu.Lock()
+			m.acked = control.Table{}
+			m.mu.Unlock()
 			delete(f.members, uid)
 			f.log.Info("router is gone", "router", m.pod.Name)
 			f.notify()
@@ -461,7 +464,7 @@ func (f *fleet) settleRound(ctx context.Context, r *round) {
 	members = slices.DeleteFunc(members, func(m *member) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		return m.acked.Term == 0 || m.silent
+		return m.acked.Term == 0 // one that is silent may only be slow, and its node sends connections all the same
 	})
 	if len(members) == 0 { // there may be some that nodes reach and we do not
 		select {
@@ -478,10 +481,39 @@ func (f *fleet) settleRound(ctx context.Context, r *round) {
 	errs := make([]error, len(members))
 	var wg sync.WaitGroup
 	for i, m := range members {
-		wg.Go(func() { errs[i] = m.client.Settle(ctx, f.marker) })
+		wg.Go(func() { errs[i] = m.settle(ctx, f.marker) })
 	}
 	wg.Wait()
 	r.err = errors.Join(errs...)
+}
+
+// settle returns once the router's node follows, or the router counts no more.
+func (m *member) settle(ctx context.Context, generation int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for !m.gone() {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+		cancel()
+	}()
+	err := m.client.Settle(ctx, generation)
+	if m.gone() {
+		return nil
+	}
+	return err
+}
+
+func (m *member) gone() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.acked.Term == 0
 }
 
 // markerName names the marker Service and its slice (see package router).

@@ -52,7 +52,6 @@ func (r *Router) Apply(ctx context.Context, t control.Table) error {
 	r.flows.leave(counted, t.Listeners)
 	r.heard = time.Now()
 	if len(lingering) > 0 {
-		r.log.Warn("a captured port left the table without having drained: it is served on for a while", "ports", len(lingering))
 		time.AfterFunc(lingerTime+time.Second, r.endLinger)
 	}
 	r.table, r.lingering = t, lingering
@@ -77,12 +76,12 @@ func (r *Router) put(ctx context.Context, t control.Table, lingering []intercept
 	return r.data.Apply(ctx, intercept.Table{Version: version, Listeners: append(slices.Clone(t.Listeners), lingering...)})
 }
 
-// lingerTime is how long a port is served on that a table leaves out although it has not drained.
+// lingerTime is how long a port is served on, to the pods that were last behind it, after it has left the table.
 const lingerTime = 15 * time.Second
 
-// linger returns the listeners that are not in next and must not be cut off: those of had that were never told to drain,
-// and those that linger already until their time is over. A controller that could not reach this router for a while has
-// let go of their ports all the same, and nodes may still send connections here.
+// linger returns the listeners that are not in next and must not be cut off: those of had, and those that linger already
+// until their time is over. Nodes that no router is on, which nobody can ask, may still send connections here; so may all of
+// them if the controller could not reach this router and has let go of its ports all the same.
 func linger(had, lingering, next []intercept.Listener, now time.Time) []intercept.Listener {
 	var out []intercept.Listener
 	add := func(l intercept.Listener) {
@@ -91,10 +90,8 @@ func linger(had, lingering, next []intercept.Listener, now time.Time) []intercep
 		}
 	}
 	for _, l := range had {
-		if l.DrainUntil == nil {
-			l.DrainUntil, l.Routes = new(now.Add(lingerTime)), nil
-			add(l)
-		}
+		l.DrainUntil, l.Routes = new(now.Add(lingerTime)), nil
+		add(l)
 	}
 	for _, l := range lingering {
 		if l.DrainUntil.After(now) {

@@ -8,8 +8,8 @@ import (
 	"dayfly.dev/dayfly/internal/intercept"
 )
 
-// A port that leaves the table without having drained is served on for a while, one that has drained is not.
-func TestPortsThatVanishUndrainedLinger(t *testing.T) {
+// A port that leaves the table is served on for a while.
+func TestPortsThatVanishLinger(t *testing.T) {
 	now := time.Now()
 	at := func(d time.Duration) *time.Time { return new(now.Add(d)) }
 	open := intercept.Listener{Port: 20000, Service: "a/web", Routes: []intercept.Route{{ID: "s/web:80", All: true}}}
@@ -21,7 +21,7 @@ func TestPortsThatVanishUndrainedLinger(t *testing.T) {
 	}{
 		{"kept", []intercept.Listener{open}, nil, []intercept.Listener{open}, nil},
 		{"vanished", []intercept.Listener{open}, nil, nil, []int{20000}},
-		{"vanished after its drain", []intercept.Listener{drained}, nil, nil, nil},
+		{"vanished after its drain", []intercept.Listener{drained}, nil, nil, []int{20001}},
 		{"lingers on", nil, []intercept.Listener{{Port: 20000, DrainUntil: at(time.Second)}}, nil, []int{20000}},
 		{"its time is over", nil, []intercept.Listener{{Port: 20000, DrainUntil: at(-time.Second)}}, nil, nil},
 		{"captured again", nil, []intercept.Listener{{Port: 20000, DrainUntil: at(time.Second)}}, []intercept.Listener{open}, nil},

@@ -22,6 +22,7 @@ import (
 type origins struct {
 	client  kubernetes.Interface
 	current atomic.Pointer[map[string][]netip.AddrPort] // by session.OriginKey
+	past    atomic.Pointer[map[string]former]           // those whose slices are gone, for as long as ports linger
 	isReady atomic.Bool
 	found   func() // called when there are pods where there were none, or none where there were
 }
@@ -29,10 +30,25 @@ type origins struct {
 func newOrigins(client kubernetes.Interface, found func()) *origins {
 	o := &origins{client: client, found: found}
 	o.current.Store(&map[string][]netip.AddrPort{})
+	o.past.Store(&map[string]former{})
 	return o
 }
 
+// former is an origin that is no more.
+type former struct {
+	endpoints []netip.AddrPort
+	until     time.Time
+}
+
 func (o *origins) endpoints(origin string) []netip.AddrPort { return (*o.current.Load())[origin] }
+
+// lately returns the pods behind an origin, or those that were behind it when it went a moment ago.
+func (o *origins) lately(origin string) []netip.AddrPort {
+	if now, ok := (*o.current.Load())[origin]; ok {
+		return now
+	}
+	return (*o.past.Load())[origin].endpoints
+}
 
 func (o *origins) synced() bool { return o.isReady.Load() }
 
@@ -108,9 +124,22 @@ func (o *origins) rebuild(objects []any) {
 			next[key] = append(next[key], readyAddresses(s, uint16(*p.Port))...)
 		}
 	}
+	o.remember(next, time.Now())
 	if last := *o.current.Swap(&next); !maps.EqualFunc(last, next, func(a, b []netip.AddrPort) bool { return len(a) > 0 == (len(b) > 0) }) {
 		o.found()
 	}
+}
+
+// remember keeps the origins that next does not have any more.
+func (o *origins) remember(next map[string][]netip.AddrPort, now time.Time) {
+	past := maps.Clone(*o.past.Load())
+	maps.DeleteFunc(past, func(_ string, f former) bool { return now.After(f.until) })
+	for key, endpoints := range *o.current.Load() {
+		if _, ok := next[key]; !ok {
+			past[key] = former{endpoints, now.Add(2 * lingerTime)} // the port may leave the table later than the origin goes
+		}
+	}
+	o.past.Store(&past)
 }
 
 // readyAddresses are the endpoints that a node would send to: the ready ones.

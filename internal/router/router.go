@@ -82,7 +82,7 @@ func New(opts Options) (*Router, error) {
 		observe = tracer(opts.Traces)
 	}
 	data, err := intercept.New(intercept.Options{
-		Endpoints: r.origins.endpoints, Logger: opts.Logger, Dial: r.metrics.dial, DialTunnel: r.dialLaptop, Observe: observe,
+		Endpoints: r.origins.lately, Logger: opts.Logger, Dial: r.metrics.dial, DialTunnel: r.dialLaptop, Observe: observe,
 	})
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -168,20 +169,23 @@ func (e *Engine) hold(ctx context.Context, s *v1alpha1.Session) error {
 
 const firstRouterPort, lastRouterPort = 20000, 29999
 
-// freePort finds a router port that no Alteration of the cluster has.
-func freePort(all *v1alpha1.AlterationList, mine *v1alpha1.Alteration) (int32, error) {
+// freePort finds a router port that no Alteration of the cluster has. It begins anywhere: nodes that lag behind may still send
+// connections to a port that has just become free, and they are another Service's.
+func freePort(have *v1alpha1.AlterationList, mine *v1alpha1.Alteration) (int32, error) {
 	used := map[int32]bool{}
-	for _, a := range append(all.Items, *mine) {
+	for _, a := range append(have.Items, *mine) {
 		for _, p := range a.Spec.Ports {
 			used[p.RouterPort] = true
 		}
 	}
-	for p := int32(firstRouterPort); p <= lastRouterPort; p++ {
-		if !used[p] {
+	const all = lastRouterPort - firstRouterPort + 1
+	start := rand.Int32N(all)
+	for i := range int32(all) {
+		if p := firstRouterPort + (start+i)%all; !used[p] {
 			return p, nil
 		}
 	}
-	return 0, fmt.Errorf("all %d router ports are taken", lastRouterPort-firstRouterPort+1)
+	return 0, fmt.Errorf("all %d router ports are taken", all)
 }
 
 func (e *Engine) writeOrigin(ctx context.Context, s WriteOrigin) error {

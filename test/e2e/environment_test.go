@@ -23,8 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -118,44 +116,22 @@ spec:
 // tests, and those namespaces, are left out.
 func clusterObjects(t *testing.T, own ...string) map[string]any {
 	t.Helper()
-	ig := readIgnored(t)
-	dc, err := discovery.NewDiscoveryClientForConfig(cluster.Config)
-	must(t, err)
-	dyn, err := dynamic.NewForConfig(cluster.Config)
-	must(t, err)
-	lists, err := dc.ServerPreferredResources()
-	must(t, err)
-	out := map[string]any{}
-	for _, l := range lists {
-		gv, err := schema.ParseGroupVersion(l.GroupVersion)
-		must(t, err)
-		for _, r := range l.APIResources {
-			if !slices.Contains(r.Verbs, "list") || slices.ContainsFunc(ig.Kinds, func(k ignoredKind) bool { return k.Kind == r.Kind }) {
-				continue
-			}
-			items, err := dyn.Resource(gv.WithResource(r.Name)).List(context.Background(), metav1.ListOptions{})
-			if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
-				continue
-			}
-			must(t, err)
-			for i := range items.Items {
-				o := &items.Items[i]
-				ns := o.GetNamespace()
-				if r.Kind == "Namespace" {
-					ns = o.GetName()
-				}
-				others := strings.HasPrefix(ns, "e2e-") || strings.HasPrefix(ns, "env-e2e-")
-				if others && !slices.Contains(own, ns) || r.Kind == "CertificateSigningRequest" { // users of tests
-					continue
-				}
-				one := map[string]any{}
-				addObject(one, o, ig)
-				for k, v := range one {
-					out[o.GetNamespace()+" "+gv.Group+" "+k] = v
-				}
-			}
+	out, ig := map[string]any{}, readIgnored(t)
+	everyObject(t, "", ig, func(gv schema.GroupVersion, o *unstructured.Unstructured) {
+		ns := o.GetNamespace()
+		if o.GetKind() == "Namespace" {
+			ns = o.GetName()
 		}
-	}
+		others := strings.HasPrefix(ns, "e2e-") || strings.HasPrefix(ns, "env-e2e-")
+		if others && !slices.Contains(own, ns) || o.GetKind() == "CertificateSigningRequest" { // users of tests
+			return
+		}
+		one := map[string]any{}
+		addObject(one, o, ig)
+		for k, v := range one {
+			out[o.GetNamespace()+" "+gv.Group+" "+k] = v
+		}
+	})
 	return out
 }
 

@@ -52,6 +52,7 @@ type traffic struct {
 	stdin io.Closer
 	noise bytes.Buffer
 	ended chan struct{}
+	lost  *losses // nil: not counted
 
 	mu      sync.Mutex
 	samples []sample
@@ -85,7 +86,10 @@ func runTraffic(t *testing.T, ns string, through *exec.Cmd, keepAlive, fresh int
 	through.Args = append(append(through.Args, "load",
 		"-http", net.JoinHostPort(web.Spec.ClusterIP, "80"), "-echo", net.JoinHostPort(web.Spec.ClusterIP, "9090"),
 		"-key", "ada", "-keepalive", fmt.Sprint(keepAlive), "-fresh", fmt.Sprint(fresh)), more...)
-	return runClients(t, through, keepAlive+fresh+2)
+	lost := countLosses(t, web, callersIn(t, ns))
+	l := runClients(t, through, keepAlive+fresh+2)
+	l.lost = lost
+	return l
 }
 
 // startClients runs testapp in the client pod and returns when so many clients of it have been answered.
@@ -147,6 +151,9 @@ func (l *traffic) stop() []sample {
 	case <-l.ended:
 	case <-time.After(20 * time.Second):
 		l.t.Fatalf("the clients did not end: %s", &l.noise)
+	}
+	if l.lost != nil {
+		return l.lost.excuse(l.so())
 	}
 	return l.so()
 }
@@ -256,6 +263,7 @@ func judgeCycles(t *testing.T, samples []sample, all []cycle) {
 		conns[s.connection()] = true
 		switch {
 		case s.Error != "":
+			s.Error += ", " + phase(all, s)
 			broken.add("failed", s)
 			continue
 		case s.echo():
@@ -293,6 +301,22 @@ func judgeCycles(t *testing.T, samples []sample, all []cycle) {
 		judgeCycle(t, samples, i, c, until, broken)
 	}
 	broken.report(t)
+}
+
+// phase says where among the cycles a sample began.
+func phase(all []cycle, s sample) string {
+	at := max(s.Opened, s.Sent)
+	for i, c := range slices.Backward(all) {
+		for _, p := range []struct {
+			name  string
+			since int64
+		}{{"closed", c.closed}, {"closing", c.closing}, {"armed", c.armed}, {"asked", c.asked}} {
+			if at >= p.since {
+				return fmt.Sprintf("%v after cycle %d was %s", time.Duration(at-p.since)*time.Microsecond, i+1, p.name)
+			}
+		}
+	}
+	return "before the first cycle"
 }
 
 func judgeCycle(t *testing.T, samples []sample, number int, c cycle, until int64, broken offences) {

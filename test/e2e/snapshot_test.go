@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -54,14 +55,24 @@ func readIgnored(t *testing.T) ignored {
 // Kubernetes derives are kept as sets of address, port and readiness.
 func snapshot(t *testing.T, ns string) map[string]any {
 	t.Helper()
-	ig := readIgnored(t)
+	out, ig := map[string]any{}, readIgnored(t)
+	everyObject(t, ns, ig, func(_ schema.GroupVersion, o *unstructured.Unstructured) { addObject(out, o, ig) })
+	return out
+}
+
+// everyObject lists what a namespace has, or, with "", the whole cluster, of every kind that is not ignored.
+func everyObject(t *testing.T, ns string, ig ignored, found func(schema.GroupVersion, *unstructured.Unstructured)) {
+	t.Helper()
 	dc, err := discovery.NewDiscoveryClientForConfig(cluster.Config)
 	must(t, err)
 	dyn, err := dynamic.NewForConfig(cluster.Config)
 	must(t, err)
-	lists, err := dc.ServerPreferredNamespacedResources()
+	kinds := dc.ServerPreferredNamespacedResources
+	if ns == "" {
+		kinds = dc.ServerPreferredResources
+	}
+	lists, err := kinds()
 	must(t, err)
-	out := map[string]any{}
 	for _, l := range lists {
 		gv, err := schema.ParseGroupVersion(l.GroupVersion)
 		must(t, err)
@@ -70,13 +81,15 @@ func snapshot(t *testing.T, ns string) map[string]any {
 				continue
 			}
 			items, err := dyn.Resource(gv.WithResource(r.Name)).Namespace(ns).List(context.Background(), metav1.ListOptions{})
+			if ns == "" && (apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err)) {
+				continue
+			}
 			must(t, err)
 			for i := range items.Items {
-				addObject(out, &items.Items[i], ig)
+				found(gv, &items.Items[i])
 			}
 		}
 	}
-	return out
 }
 
 func addObject(out map[string]any, o *unstructured.Unstructured, ig ignored) {
