@@ -98,7 +98,7 @@ soak: install
 	SOAK=$(SOAK) KILLS=100 KUBECONFIG=$$($(TC) kubeconfig) go test -v -count=1 -timeout 4h -run 'TestSoak$$|TestRouterKilledAtEveryTable' ./test/e2e/
 
 bench: install
-	$(TC) image -o bin/bench.tar docker.io/dayfly/bench:dev --deb nginx-light --deb haproxy
+	$(TC) image -o bin/bench.tar docker.io/dayfly/bench:dev --deb nginx-light --deb libnginx-mod-stream --deb haproxy
 	$(TC) load bin/bench.tar
 	KUBECONFIG=$$($(TC) kubeconfig) go test -v -count=1 -tags bench -run TestBench -timeout 30m ./test/e2e/
 

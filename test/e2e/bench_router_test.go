@@ -7,19 +7,22 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 const proxyImage = "docker.io/dayfly/bench:dev"
 
 // What people would put in the way instead of a router: each sends requests with the header to another Service.
-const nginxConf = `daemon off; worker_processes 2; pid /tmp/nginx.pid; error_log stderr warn;
+const nginxConf = `load_module /usr/lib/nginx/modules/ngx_stream_module.so; daemon off; worker_processes 2; pid /tmp/nginx.pid; error_log stderr warn;
 events { worker_connections 1024; }
+stream { server { listen 8084; proxy_pass stream:80; } }
 http {
   access_log off; keepalive_requests 1000000;
   client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;
@@ -55,6 +58,13 @@ frontend calls
   bind :8083 proto h2
   use_backend other if { req.hdr(x-dayfly-session) bench }
   default_backend calls-spare
+frontend wire
+  mode tcp
+  bind :8084
+  default_backend stream
+backend stream
+  mode tcp
+  server s stream:80
 backend spare
   server s spare:80
 backend spare2
@@ -67,19 +77,22 @@ backend other
 
 func deployProxies(t *testing.T, ns string) {
 	t.Helper()
+	deployProxy(t, ns, "stream", testappImage, "/testapp", "stream", "-addr", ":8080", "-bytes", strconv.Itoa(big))
+	addService(t, ns, "stream", "stream") // the others look for it when they start
 	deploy(t, ns, "goproxy", 1, []string{"reverseproxy", "http://spare"})
 	must(t, cluster.Create(t.Context(), &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "proxies"}, Data: map[string]string{"nginx.conf": nginxConf, "haproxy.cfg": haproxyConf},
 	}))
 	deployProxy(t, ns, "nginx", proxyImage, "/usr/sbin/nginx", "-c", "/etc/bench/nginx.conf")
 	deployProxy(t, ns, "haproxy", proxyImage, "/usr/sbin/haproxy", "-f", "/etc/bench/haproxy.cfg")
-	deployProxy(t, ns, "stream", testappImage, "/testapp", "stream", "-addr", ":8080", "-bytes", strconv.Itoa(big))
-	for _, name := range []string{"goproxy", "nginx", "haproxy", "stream"} {
+	for _, name := range []string{"goproxy", "nginx", "haproxy"} {
 		addService(t, ns, name, name)
+	}
+	for _, name := range []string{"goproxy", "nginx", "haproxy", "stream"} {
 		awaitDeployment(t, ns, name)
 	}
 	addService(t, ns, "stream-captured", "stream")
-	for name, port := range map[string]int{"h2": 8082, "calls": 8083} {
+	for name, port := range map[string]int{"h2": 8082, "calls": 8083, "tcp": 8084} {
 		for _, proxy := range []string{"nginx", "haproxy"} {
 			addServiceTo(t, ns, proxy+"-"+name, proxy, intstr.FromInt(port))
 		}
@@ -198,13 +211,37 @@ func benchRouter(t *testing.T, l *laptop, ns string, port int) {
 	for i := 1; i < len(hosts); i++ {
 		row("router, not matching, one response of 512 MiB", names[i], m[0], m[i], "MB/s")
 	}
-	m = measure(t,
-		func() float64 { return number(t, inPod(t, ns, "fetch", "-stream", "stream-captured:80")) },
-		func() float64 { return number(t, inPod(t, ns, "fetch", "-stream", "stream:80")) },
-	)
-	row("router, TCP, 512 MiB", "direct", m[0], m[1], "MB/s")
+	benchTCP(t, ns, "router, TCP, 512 MiB")
+	widen := narrow(t, ns, "1gbit")
+	benchTCP(t, ns, "router, TCP, 512 MiB to a pod with 1 Gbit/s")
+	widen()
 	l.dayfly("-q", "session", "close", "bench")
 	l.dayfly("-q", "session", "close", "calls")
+}
+
+func benchTCP(t *testing.T, ns, what string) {
+	t.Helper()
+	names := []string{"", "direct", "nginx", "HAProxy"}
+	var ways []func() float64
+	for _, h := range []string{"stream-captured", "stream", "nginx-tcp", "haproxy-tcp"} {
+		ways = append(ways, func() float64 { return number(t, inPod(t, ns, "fetch", "-stream", h+":80")) })
+	}
+	m := measure(t, ways...)
+	for i := 1; i < len(ways); i++ {
+		row(what, names[i], m[0], m[i], "MB/s")
+	}
+}
+
+// narrow lets no more than rate into the client pod, until widen is called.
+func narrow(t *testing.T, ns, rate string) (widen func()) {
+	t.Helper()
+	var pods corev1.PodList
+	must(t, cluster.List(t.Context(), &pods, client.InNamespace(ns), client.MatchingLabels{"app": "client"}))
+	pod := pods.Items[0]
+	route := strings.Fields(printed(t, testcluster("exec", pod.Spec.NodeName, "--", "ip", "route", "get", pod.Status.PodIP)))
+	device := route[slices.Index(route, "dev")+1]
+	inMachine(t, pod.Spec.NodeName, "tc", "qdisc", "add", "dev", device, "root", "tbf", "rate", rate, "burst", "256kb", "latency", "20ms")
+	return func() { inMachine(t, pod.Spec.NodeName, "tc", "qdisc", "del", "dev", device, "root") }
 }
 
 // benchHTTP2 compares HTTP/2 without TLS, and gRPC's unary calls. The proxies have connections of HTTP/2 to the original, too.

@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"net/url"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,6 +82,71 @@ func farKubeconfig(t *testing.T, each time.Duration) string {
 	path := filepath.Join(t.TempDir(), "kubeconfig")
 	must(t, clientcmd.WriteToFile(*cfg, path))
 	return path
+}
+
+// A node is far from the others, and so are the router and the controller on it: whole lives of an intercept, each part of
+// which waits for both routers, go by without a failed request. Not parallel: others' tests would wait too.
+func TestFarNode(t *testing.T) {
+	shakes(t)
+	ns := newNamespace(t)
+	deployWeb(t, ns, 2)
+	deployClient(t, ns)
+	before, restarts := snapshot(t, ns), restartsOf(t, ns)
+	const each = 50 * time.Millisecond
+	moveAway(t, "node-2", each)
+	l := newLaptop(t, ns)
+	port := l.answer("laptop")
+	clients := startTraffic(t, ns, 8, 2, "-timeout", "20s", "-every", "100ms")
+	for range 2 {
+		begun := time.Now()
+		l.dayfly("intercept", "service", "web", "-r", "80", "-l", fmt.Sprint(port), "--session", "ada", "--drain", "2s", "--detach")
+		opened := time.Since(begun)
+		awaitInForce(t, ns, promise(5*time.Second))
+		begun = time.Now()
+		l.dayfly("session", "close", "ada")
+		t.Logf("opened in %v, closed in %v", opened.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
+		checkRestored(t, ns, before)
+	}
+	if after := restartsOf(t, ns); after != restarts {
+		t.Errorf("pods before: %s\nand after: %s", restarts, after)
+	}
+	broken := offences{}
+	far := 0
+	for _, s := range clients.stop() {
+		switch {
+		case s.Error != "":
+			broken.add("failed", s)
+		case s.laptop() && !s.Key:
+			broken.add("without the key at the laptop", s)
+		case since(s.Sent, s.Done) > 2*each:
+			far++
+		}
+	}
+	if far == 0 {
+		t.Error("no request took the long way")
+	}
+	broken.report(t)
+}
+
+// moveAway puts a node at the end of a long line until the test ends.
+func moveAway(t *testing.T, node string, each time.Duration) {
+	t.Helper()
+	cmd := testcluster("exec", "control", "--", binTestapp, "longway", "-by", each.String(), "near", "far")
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = testcluster("exec", "control", "--", "ip", "link", "set", node, "master", "lan").Run()
+		_ = testcluster("exec", "control", "--", "ip", "link", "del", "away").Run()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("the long line: %q, %v", line, err)
+	}
+	for _, step := range []string{"add away type bridge", "set away up", "set far master away up", "set near master lan up", "set " + node + " master away"} {
+		inMachine(t, "control", append([]string{"ip", "link"}, strings.Fields(step)...)...)
+	}
 }
 
 func awaitPort(t *testing.T, addr string) {

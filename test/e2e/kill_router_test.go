@@ -9,12 +9,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // A router is killed, as by kill -9, before and after every table that it puts in force, over whole lives of an intercept,
@@ -114,6 +116,80 @@ func oneLife(t *testing.T, ns string, l *laptop, port int, faulty *corev1.Pod, p
 	return len(deaths) > 0, fmt.Sprintf("%d requests, %d lost with the router", len(samples), carried)
 }
 
+// A router is killed before and after it takes another one, which is dead, out of the slices, as it does where no controller
+// is there to do it. What was open through the two is lost; then all goes on, and the close restores. Not parallel.
+func TestRouterKilledWhileItTakesADeadPeerOut(t *testing.T) {
+	shakes(t)
+	ns := newNamespace(t)
+	deployWeb(t, ns, 2)
+	deployClient(t, ns)
+	before := snapshot(t, ns)
+	startFaultyRouter(t)
+	l := newLaptop(t, ns)
+	port := l.answer("laptop")
+	for _, point := range []string{"prune", "pruned"} {
+		router := runRouter(t, "DAYFLY_DIE_AT="+point+":1")
+		awaitServing(t)
+		clients := startTraffic(t, ns, 4, 1, "-timeout", "5s", "-every", "100ms")
+		l.dayfly("intercept", "service", "web", "-r", "80", "-l", fmt.Sprint(port), "--session", "ada", "--drain", "1s", "--timeout", "2m", "--detach")
+		at := now()
+		thaw := freezeAllBut(t, faultyRouter)
+		await(t, 20*time.Second, "the router dies at "+point, func() error {
+			if router.died() == 0 {
+				return fmt.Errorf("alive")
+			}
+			return nil
+		})
+		thaw()
+		await(t, promise(5*time.Second), "the laptop answers", func() error {
+			if r := get(t, ns, "http://web/", "x-dayfly-session: ada"); r.ServedBy != "laptop" {
+				return fmt.Errorf("served by %s", r.ServedBy)
+			}
+			return nil
+		})
+		whole := now()
+		l.dayfly("session", "close", "ada", "--timeout", "2m")
+		broken := offences{}
+		lost := 0
+		for _, s := range clients.stop() {
+			switch {
+			case s.Error != "" && s.Done > at && s.Sent < whole && s.Opened < whole:
+				lost++
+			case s.Error != "":
+				broken.add("failed", s)
+			case s.laptop() && !s.Key:
+				broken.add("without the key at the laptop", s)
+			}
+		}
+		broken.report(t)
+		t.Logf("killed at %s: whole again %v after the other parts froze, %d requests lost until then", point, time.Duration(whole-at)*time.Microsecond, lost)
+		router.stop()
+		checkRestored(t, ns, before)
+	}
+}
+
+// freezeAllBut stops the processes of the controllers and of all routers but one, until thaw is called.
+func freezeAllBut(t *testing.T, router string) (thaw func()) {
+	t.Helper()
+	var pods corev1.PodList
+	must(t, cluster.List(t.Context(), &pods, client.InNamespace(systemNamespace), client.MatchingLabels{"app.kubernetes.io/name": "dayfly"}))
+	var frozen []int
+	thaw = func() {
+		for _, pid := range frozen {
+			_ = syscall.Kill(pid, syscall.SIGCONT)
+		}
+	}
+	t.Cleanup(thaw)
+	for i := range pods.Items {
+		if p := &pods.Items[i]; p.Name != router && p.Status.Phase == corev1.PodRunning {
+			pid := processOf(t, p, "dayfly")
+			must(t, syscall.Kill(pid, syscall.SIGSTOP))
+			frozen = append(frozen, pid)
+		}
+	}
+	return thaw
+}
+
 const faultyRouter = "router-fault"
 
 // startFaultyRouter replaces router-0 by a pod with its rights and names in the network, in which runRouter runs routers.
@@ -191,6 +267,13 @@ func runRouter(t *testing.T, env ...string) *runningRouter {
 	}()
 	t.Cleanup(func() { cancel(); <-r.ended })
 	return r
+}
+
+// died counts the deaths so far.
+func (r *runningRouter) died() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.deaths)
 }
 
 func (r *runningRouter) stop() (deaths []int64) {

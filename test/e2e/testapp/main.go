@@ -33,6 +33,8 @@ func main() {
 		err = stream(os.Args[2:])
 	case "delay":
 		err = delay(os.Args[2:])
+	case "longway":
+		err = longway(os.Args[2:])
 	case "askudp":
 		err = askUDP(os.Args[2:])
 	case "loadudp":
