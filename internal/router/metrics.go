@@ -110,6 +110,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	r := m.router
 	for _, l := range r.data.Status().Listeners {
+		if !r.serves(l.Port) {
+			continue // it lingers, and its Service may be captured anew
+		}
 		namespace, service, _ := strings.Cut(l.Service, "/")
 		port := strconv.Itoa(l.ServicePort)
 		if l.UDP {

@@ -101,6 +101,13 @@ func linger(had, lingering, next []intercept.Listener, now time.Time) []intercep
 	return out
 }
 
+// serves says whether a port is in the table.
+func (r *Router) serves(port int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.table.Listeners, func(l intercept.Listener) bool { return l.Port == port })
+}
+
 // endLinger takes the listeners out whose time is over.
 func (r *Router) endLinger() {
 	r.mu.Lock()
