@@ -74,6 +74,11 @@ type EnvironmentSpec struct {
 	// +kubebuilder:validation:items:MaxLength=63
 	Only []string `json:"only,omitempty"`
 
+	// Asleep is an environment that runs nothing: its workloads have no pods, its CronJobs are suspended, and all else stays.
+	//
+	// +optional
+	Asleep bool `json:"asleep,omitempty"`
+
 	// TTL is how long the environment lives, from its creation. To extend it is to raise this.
 	//
 	// +optional
@@ -134,6 +139,13 @@ type EnvironmentStatus struct {
 	// +optional
 	Revisions Revisions `json:"revisions,omitempty"`
 
+	// History is what was ready, the newest first.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	History []PastRevision `json:"history,omitempty"`
+
 	// RequestedAt is when the requested revision was first seen.
 	//
 	// +optional
@@ -165,14 +177,15 @@ type EnvironmentStatus struct {
 	Blocked []Blocker `json:"blocked,omitempty"`
 }
 
-// Revisions are hashes of a Blueprint's digest with the parameters and all that differs in the components.
+// Revisions are hashes of a Blueprint's digest with the parameters and all that differs in the components; one that is asleep ends
+// in -asleep.
 type Revisions struct {
 	// Requested is what the spec asks for.
 	//
 	// +optional
 	Requested string `json:"requested,omitempty"`
 
-	// Applied is the last revision of which every object is in the cluster.
+	// Applied is the revision of which every object is in the cluster; there is none while one takes another's place.
 	//
 	// +optional
 	Applied string `json:"applied,omitempty"`
@@ -181,6 +194,25 @@ type Revisions struct {
 	//
 	// +optional
 	Ready string `json:"ready,omitempty"`
+}
+
+// PastRevision is a revision that was ready, and what it consisted of.
+type PastRevision struct {
+	Revision  string      `json:"revision"`
+	ReadyAt   metav1.Time `json:"readyAt"`
+	Blueprint string      `json:"blueprint"`
+
+	// +optional
+	// +kubebuilder:pruning:PreserveUnknownFields
+	Parameters *runtime.RawExtension `json:"parameters,omitempty"`
+
+	// +optional
+	// +listType=atomic
+	Components []ComponentSpec `json:"components,omitempty"`
+
+	// +optional
+	// +listType=atomic
+	Only []string `json:"only,omitempty"`
 }
 
 // ComponentState is where a component is on its way.
@@ -195,6 +227,8 @@ const (
 	ComponentFailing ComponentState = "Failing"
 	// ComponentReady is a component all of whose objects are ready.
 	ComponentReady ComponentState = "Ready"
+	// ComponentAsleep is a component that runs nothing, as it is to be.
+	ComponentAsleep ComponentState = "Asleep"
 )
 
 // ComponentStatus is one component, as it stands. The one without a name holds what belongs to several or to none.
@@ -202,7 +236,7 @@ type ComponentStatus struct {
 	// +optional
 	Name string `json:"name,omitempty"`
 
-	// +kubebuilder:validation:Enum=Waiting;Starting;Failing;Ready
+	// +kubebuilder:validation:Enum=Waiting;Starting;Failing;Ready;Asleep
 	State ComponentState `json:"state"`
 
 	// Message says what it waits for, or which object fails and why.
@@ -225,6 +259,11 @@ type InventoryItem struct {
 
 	// +optional
 	Component string `json:"component,omitempty"`
+
+	// Fields is a hash of the fields that were applied, by which a change by hand is noticed.
+	//
+	// +optional
+	Fields string `json:"fields,omitempty"`
 }
 
 // Blocker is an object that is asked to end and does not.

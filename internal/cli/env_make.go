@@ -302,7 +302,7 @@ func (o *envUpdateOptions) tryStored(ctx context.Context, c *kube.Cluster, e *v1
 	return tryRender(ctx, o.app, folder, e)
 }
 
-// forgetBlueprints deletes those that were kept for this environment and are no longer what it is made from.
+// forgetBlueprints deletes those that were kept for this environment and are neither what it is made from nor in its history.
 func forgetBlueprints(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) error {
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("BlueprintList"))
@@ -310,7 +310,8 @@ func forgetBlueprints(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environm
 		return kube.Explain(err)
 	}
 	for _, b := range list.Items {
-		if b.Name == e.Spec.Blueprint || !slices.ContainsFunc(b.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == e.UID }) {
+		past := slices.ContainsFunc(e.Status.History, func(p v1alpha1.PastRevision) bool { return p.Blueprint == b.Name })
+		if b.Name == e.Spec.Blueprint || past || !slices.ContainsFunc(b.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == e.UID }) {
 			continue
 		}
 		if err := c.Delete(ctx, &v1alpha1.Blueprint{ObjectMeta: metav1.ObjectMeta{Namespace: b.Namespace, Name: b.Name}}); client.IgnoreNotFound(err) != nil {

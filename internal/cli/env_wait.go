@@ -37,7 +37,7 @@ const failingFor = 30 * time.Second
 // lookEvery is the pause between two looks at what is waited for.
 const lookEvery = 300 * time.Millisecond
 
-// await shows how the components come up until the environment is ready as e asks.
+// await shows how the components come up until the environment is ready, or asleep, as e asks.
 func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) error {
 	if !o.wait {
 		if o.output == "table" {
@@ -47,6 +47,10 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 	}
 	began, failing := time.Now(), time.Time{}
 	shown := map[string]string{}
+	goal, is := environment.ReasonReady, "ready"
+	if e.Spec.Asleep {
+		goal, is = environment.ReasonAsleep, "asleep"
+	}
 	for {
 		now := &v1alpha1.Environment{}
 		err := c.Get(ctx, client.ObjectKeyFromObject(e), now)
@@ -67,8 +71,8 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 				o.progress(shown, v)
 			}
 			switch {
-			case current && v.State == environment.ReasonReady:
-				o.app.say("environment %s is ready after %s", e.Name, time.Since(began).Round(100*time.Millisecond))
+			case current && v.State == goal:
+				o.app.say("environment %s is %s after %s", e.Name, is, time.Since(began).Round(100*time.Millisecond))
 				if o.output == "table" {
 					return nil
 				}
@@ -86,7 +90,7 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 				return o.failed(ctx, c, v)
 			}
 			if time.Since(began) > o.timeout {
-				return usererr.New(usererr.TimedOut, "see: dayfly env show "+e.Name+" -n "+e.Namespace, "environment %s was not ready within %s: %s", e.Name, o.timeout, v.Message)
+				return usererr.New(usererr.TimedOut, "see: dayfly env show "+e.Name+" -n "+e.Namespace, "environment %s was not %s within %s: %s", e.Name, is, o.timeout, v.Message)
 			}
 		}
 		pause(ctx, lookEvery)

@@ -46,6 +46,9 @@ func (e *Engine) render(ctx context.Context, env *v1alpha1.Environment, b *v1alp
 	if err != nil {
 		return nil, err
 	}
+	if env.Spec.Asleep {
+		putToSleep(r.Components)
+	}
 	return r.Components, Check(r.Components)
 }
 

@@ -21,6 +21,7 @@ type Plan struct {
 	Status  v1alpha1.EnvironmentStatus // written before the step is done
 	Step    Step                       // nil: there is nothing to do
 	Recheck time.Duration              // without a step: when to look again at the latest
+	Healed  []string                   // what the step puts back that somebody has changed
 }
 
 // Step is one change of the cluster. It may be done again, and may be interrupted.
@@ -49,6 +50,7 @@ func (RemoveNamespace) step() {}
 // The reasons of the condition Ready.
 const (
 	ReasonReady          = "Ready"
+	ReasonAsleep         = "Asleep"         // it runs nothing, as it is to be
 	ReasonMaking         = "Making"         // its namespace and guards
 	ReasonStarting       = "Starting"       // components are not ready yet
 	ReasonFailing        = "Failing"        // a component is not ready for a reason that seldom goes by itself
@@ -87,7 +89,7 @@ func Decide(o *Observed) Plan {
 		step = d.live()
 		d.recheck = min(d.recheck, ends.Sub(o.Now))
 	}
-	return Plan{d.st, step, d.recheck}
+	return Plan{d.st, step, d.recheck, d.healed}
 }
 
 // decision is a plan in the making.
@@ -95,6 +97,7 @@ type decision struct {
 	*Observed
 	st      v1alpha1.EnvironmentStatus
 	recheck time.Duration
+	healed  []string
 }
 
 // live decides for an environment that is to be there.
@@ -168,15 +171,19 @@ func (d *decision) objects() Step {
 	for _, p := range ps {
 		c := v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs}
 		for _, n := range slices.Concat([]string{""}, p.needs) {
-			if s, ok := state[n]; ok && n != p.name && s != v1alpha1.ComponentReady {
+			if s, ok := state[n]; ok && n != p.name && s != v1alpha1.ComponentReady && !d.Env.Spec.Asleep { // all may end at once
 				c.State, c.Message = v1alpha1.ComponentWaiting, "needs "+nameOf(n)
 			}
 		}
 		if c.State == "" {
 			c.State, c.Message = judge(d.Observed, p)
 		}
+		if d.Env.Spec.Asleep && c.State == v1alpha1.ComponentReady && slices.ContainsFunc(p.members, func(m member) bool { return sleeps(m.kind) }) {
+			c.State = v1alpha1.ComponentAsleep
+		}
 		for _, m := range p.members {
 			if applied(d.Observed, m) {
+				d.note(m.key)
 				continue
 			}
 			whole = false
@@ -184,6 +191,9 @@ func (d *decision) objects() Step {
 			if m.object == nil || refused && r.hash == hashOf(m.object) && d.Now.Sub(r.when) < retryRefused || going(d.Observed, m.key) ||
 				c.State == v1alpha1.ComponentWaiting && runs(m.object) {
 				continue
+			}
+			if drifted(d.Observed, m.key) {
+				d.healed = append(d.healed, healed(d.Live[m.key]))
 			}
 			apply = append(apply, m.object)
 			d.record(m.object, p.name)
@@ -195,6 +205,9 @@ func (d *decision) objects() Step {
 		d.st.Revisions.Applied = d.st.Revisions.Requested
 	}
 	if len(apply) > 0 {
+		if d.st.Revisions.Applied != d.st.Revisions.Requested {
+			d.st.Revisions.Applied = "" // from now on, it may be some of each
+		}
 		d.conclude()
 		return Apply{apply}
 	}
@@ -209,6 +222,7 @@ func (d *decision) objects() Step {
 	}
 	if whole && d.Content != nil && d.allReady() {
 		d.st.Revisions.Ready = d.st.Revisions.Requested
+		d.remember()
 	}
 	d.conclude()
 	return nil
@@ -237,7 +251,9 @@ func nameOf(component string) string {
 }
 
 func (d *decision) allReady() bool {
-	return !slices.ContainsFunc(d.st.Components, func(c v1alpha1.ComponentStatus) bool { return c.State != v1alpha1.ComponentReady })
+	return !slices.ContainsFunc(d.st.Components, func(c v1alpha1.ComponentStatus) bool {
+		return c.State != v1alpha1.ComponentReady && c.State != v1alpha1.ComponentAsleep
+	})
 }
 
 // record puts an object into the inventory before it is applied.
@@ -277,6 +293,24 @@ func (d *decision) old(ps []part) []*unstructured.Unstructured {
 	return out
 }
 
+// MostPast revisions can be gone back to. Their Blueprints are kept.
+const MostPast = 5
+
+// mostPastParameters is the size of parameters, in bytes, up to which a revision is remembered: all are in one object.
+const mostPastParameters = 64 << 10
+
+// remember puts the revision that is ready into the history.
+func (d *decision) remember() {
+	s, now := &d.Env.Spec, d.st.Revisions.Ready
+	if s.Asleep || len(d.st.History) > 0 && d.st.History[0].Revision == now || s.Parameters != nil && len(s.Parameters.Raw) > mostPastParameters {
+		return
+	}
+	past := slices.DeleteFunc(slices.Clone(d.st.History), func(p v1alpha1.PastRevision) bool { return p.Revision == now })
+	past = slices.Insert(past, 0, v1alpha1.PastRevision{Revision: now, ReadyAt: metav1.NewTime(d.Now.Truncate(time.Second)), Blueprint: s.Blueprint,
+		Parameters: s.Parameters, Components: s.Components, Only: s.Only})
+	d.st.History = past[:min(len(past), MostPast)]
+}
+
 // conclude says in the conditions how the environment stands.
 func (d *decision) conclude() {
 	var failing, waiting []string
@@ -296,9 +330,13 @@ func (d *decision) conclude() {
 	case len(failing) > 0:
 		d.working(ReasonFailing, strings.Join(failing, "; "))
 	case d.allReady() && current:
-		d.set(v1alpha1.ConditionReady, metav1.ConditionTrue, ReasonReady, "")
-		d.set(v1alpha1.ConditionReconciling, metav1.ConditionFalse, ReasonReady, "")
-		d.set(v1alpha1.ConditionStalled, metav1.ConditionFalse, ReasonReady, "")
+		ready, reason := metav1.ConditionTrue, ReasonReady
+		if d.Env.Spec.Asleep {
+			ready, reason = metav1.ConditionFalse, ReasonAsleep
+		}
+		d.set(v1alpha1.ConditionReady, ready, reason, "")
+		d.set(v1alpha1.ConditionReconciling, metav1.ConditionFalse, reason, "")
+		d.set(v1alpha1.ConditionStalled, metav1.ConditionFalse, reason, "")
 		d.recheck = lookAgain
 	case late && !current:
 		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", readyWithin, strings.Join(waiting, ", ")))

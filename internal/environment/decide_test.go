@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -96,7 +97,8 @@ func (w *world) apply(o *unstructured.Unstructured) {
 }
 
 func bringUp(u *unstructured.Unstructured) {
-	u.Object["status"] = map[string]any{"observedGeneration": int64(1), "replicas": int64(1), "updatedReplicas": int64(1), "readyReplicas": int64(1), "availableReplicas": int64(1),
+	n, _, _ := unstructured.NestedInt64(u.Object, "spec", "replicas")
+	u.Object["status"] = map[string]any{"observedGeneration": int64(1), "replicas": n, "updatedReplicas": n, "readyReplicas": n, "availableReplicas": n,
 		"conditions": []any{map[string]any{"type": "Available", "status": "True"}, map[string]any{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}}}
 }
 
@@ -185,6 +187,155 @@ func TestUpdateIsNeverReadyTooEarly(t *testing.T) {
 	w.passes()
 	if st := w.Env.Status; st.Revisions.Ready == first || reason(w.Env) != ReasonReady || len(st.Inventory) != 3 {
 		t.Errorf("in the end: %+v", st)
+	}
+}
+
+// An environment falls asleep all at once and wakes in the order of its needs. It is asleep only when no pod is left, and what it
+// is made of does not change.
+func TestEnvironmentSleepsAndWakesInOrder(t *testing.T) {
+	w := newWorld(shop()...)
+	w.passes()
+	first, inventory := w.Env.Status.Revisions.Ready, len(w.Env.Status.Inventory)
+	w.Env.Spec.Asleep = true
+	asleep := shop()
+	putToSleep(asleep)
+	w.content = asleep
+	w.Pods = []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Name: "front-1", Labels: map[string]string{"app": "front"}, DeletionTimestamp: new(metav1.NewTime(w.Now))}}}
+	if got := strings.Join(w.passes(), " "); got != "Apply" {
+		t.Errorf("falling asleep: %s", got)
+	}
+	if reason(w.Env) == ReasonAsleep {
+		t.Error("asleep while there is a pod")
+	}
+	w.Pods = nil
+	w.passes()
+	st := w.Env.Status
+	if reason(w.Env) != ReasonAsleep || st.Revisions.Ready != first+"-asleep" || len(st.Inventory) != inventory ||
+		meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionReady) || meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionReconciling) {
+		t.Errorf("asleep: %s, %+v", reason(w.Env), st)
+	}
+	for _, c := range st.Components {
+		if want := map[bool]v1alpha1.ComponentState{true: v1alpha1.ComponentReady, false: v1alpha1.ComponentAsleep}[c.Name == ""]; c.State != want {
+			t.Errorf("component %q is %s", c.Name, c.State)
+		}
+	}
+	for _, name := range []string{"front", "stock"} {
+		if n, _, _ := unstructured.NestedInt64(w.Live[key{"apps", "Deployment", name}].Object, "spec", "replicas"); n != 0 {
+			t.Errorf("%s has %d replicas", name, n)
+		}
+	}
+	w.Env.Spec.Asleep, w.content, w.ready = false, shop(), false
+	w.passes()
+	for name, want := range map[string]int64{"stock": 1, "front": 0} { // which needs stock
+		if n, _, _ := unstructured.NestedInt64(w.Live[key{"apps", "Deployment", name}].Object, "spec", "replicas"); n != want {
+			t.Errorf("waking: %s has %d replicas, want %d", name, n, want)
+		}
+	}
+	w.ready = true
+	bringUp(w.Live[key{"apps", "Deployment", "stock"}])
+	w.passes()
+	if reason(w.Env) != ReasonReady || w.Env.Status.Revisions.Ready != first {
+		t.Errorf("awake: %s, %+v", reason(w.Env), w.Env.Status.Revisions)
+	}
+}
+
+// An update that is taken back half way is taken back whole, though the revision that is asked for was ready before.
+func TestUpdateTakenBackHalfWay(t *testing.T) {
+	w := newWorld(shop()...)
+	w.passes()
+	first := w.Env.Spec.Blueprint
+	w.Env.Spec.Blueprint = "pr-1-111111111111"
+	w.content = shop()
+	for _, c := range w.content {
+		for _, o := range c.Objects {
+			set(o, "new", "metadata", "labels", "is")
+		}
+	}
+	w.ready = false
+	if got := w.pass(); got != "Apply" {
+		t.Fatalf("step %s", got)
+	}
+	w.Env.Spec.Blueprint, w.content, w.ready = first, shop(), true
+	w.passes()
+	for k, o := range w.Live {
+		if o.GetLabels()["is"] != "" {
+			t.Errorf("%s is still the new one", k)
+		}
+	}
+	if reason(w.Env) != ReasonReady {
+		t.Errorf("in the end: %s", reason(w.Env))
+	}
+}
+
+// The last few revisions that were ready are remembered, each once, the newest first; one that never was is not.
+func TestHistoryOfWhatWasReady(t *testing.T) {
+	w := newWorld(shop()...)
+	w.passes()
+	revisions := []string{w.Env.Status.Revisions.Ready}
+	next := func(blueprint string, ready bool) {
+		w.Env.Spec.Blueprint, w.ready = blueprint, ready
+		w.content = shop()
+		for _, c := range w.content {
+			for _, o := range c.Objects {
+				set(o, blueprint, "metadata", "labels", "is")
+			}
+		}
+		w.passes()
+		if ready {
+			revisions = slices.Insert(slices.DeleteFunc(revisions, func(r string) bool { return r == w.Env.Status.Revisions.Ready }), 0, w.Env.Status.Revisions.Ready)
+		}
+	}
+	for i := range MostPast + 2 {
+		next(fmt.Sprintf("pr-1-%d", i), i != 3)
+	}
+	next("pr-1-5", true) // again
+	var got []string
+	for _, p := range w.Env.Status.History {
+		got = append(got, p.Revision)
+	}
+	if want := revisions[:MostPast]; !slices.Equal(got, want) {
+		t.Errorf("history %v, want %v", got, want)
+	}
+	w.Env.Spec.Parameters = &runtime.RawExtension{Raw: []byte(`{"a":"` + strings.Repeat("b", mostPastParameters) + `"}`)}
+	w.passes()
+	if len(w.Env.Status.History) != MostPast || w.Env.Status.History[0].Parameters != nil {
+		t.Error("parameters that are too large were remembered")
+	}
+}
+
+// What somebody changes by hand of what was applied is put back; how often it runs, and what an intercept alters, are not.
+func TestDriftIsHealed(t *testing.T) {
+	owns := func(manager, op, fields string) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Operation: metav1.ManagedFieldsOperationType(op), Time: new(metav1.NewTime(t0)), FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
+	}
+	mine := owns(v1alpha1.EnvironmentManager, "Apply", `{"f:spec":{"f:replicas":{},"f:template":{}}}`)
+	for what, c := range map[string]struct {
+		after []metav1.ManagedFieldsEntry
+		want  string
+	}{
+		"nothing":                 {[]metav1.ManagedFieldsEntry{mine}, ""},
+		"a change by hand":        {[]metav1.ManagedFieldsEntry{owns(v1alpha1.EnvironmentManager, "Apply", `{"f:spec":{"f:replicas":{}}}`), owns("kubectl-edit", "Update", `{"f:spec":{"f:template":{}}}`)}, "Apply"},
+		"scaled":                  {[]metav1.ManagedFieldsEntry{owns(v1alpha1.EnvironmentManager, "Apply", `{"f:spec":{"f:template":{}}}`), owns("kubectl", "Update", `{"f:spec":{"f:replicas":{}}}`)}, ""},
+		"altered by an intercept": {[]metav1.ManagedFieldsEntry{owns(v1alpha1.EnvironmentManager, "Apply", `{}`), owns(v1alpha1.FieldManager, "Update", `{"f:spec":{"f:template":{}}}`)}, ""},
+	} {
+		w := newWorld(shop()...)
+		w.passes()
+		d := w.Live[key{"apps", "Deployment", "stock"}]
+		d.SetManagedFields([]metav1.ManagedFieldsEntry{mine})
+		w.passes()
+		d.SetManagedFields(c.after)
+		w.Content = nil
+		if !settled(&w.Observed) {
+			w.Content = w.content
+		}
+		p := Decide(&w.Observed)
+		got := strings.TrimPrefix(fmt.Sprintf("%T", p.Step), "environment.")
+		if p.Step == nil {
+			got = ""
+		}
+		if got != c.want || (len(p.Healed) == 1) != (c.want != "") || c.want != "" && !strings.Contains(p.Healed[0], "deployment/stock: what kubectl-edit has changed") {
+			t.Errorf("%s: step %q, want %q; healed %q", what, got, c.want, p.Healed)
+		}
 	}
 }
 

@@ -89,6 +89,12 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 		if p.Step == nil {
 			return p.Recheck, nil
 		}
+		for _, h := range p.Healed {
+			e.log.Info("drift", "environment", env.Namespace+"/"+env.Name, "object", h)
+			if e.events != nil {
+				e.events.Eventf(env, nil, corev1.EventTypeWarning, "Drift", "Reconcile", "%s", h)
+			}
+		}
 		if err := e.do(ctx, env, p.Step); err != nil {
 			return 0, err
 		}

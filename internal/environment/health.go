@@ -86,7 +86,7 @@ func itemKey(i v1alpha1.InventoryItem) key {
 // applied says whether an object is in the cluster as it is to be.
 func applied(o *Observed, m member) bool {
 	live := o.Live[m.key]
-	return live != nil && live.GetDeletionTimestamp() == nil && (m.object == nil || live.GetAnnotations()[annotationHash] == hashOf(m.object))
+	return live != nil && live.GetDeletionTimestamp() == nil && (m.object == nil || live.GetAnnotations()[annotationHash] == hashOf(m.object)) && !drifted(o, m.key)
 }
 
 // allReady says whether every component of what was applied is ready.

@@ -26,7 +26,11 @@ func NamespaceOf(e *v1alpha1.Environment) string {
 // RevisionOf is a hash of everything that decides what an environment consists of. The name of a Blueprint stands for its
 // content, since it ends in the content's digest.
 func RevisionOf(s *v1alpha1.EnvironmentSpec) string {
-	return hash(map[string]any{"blueprint": s.Blueprint, "parameters": parametersOf(s), "components": s.Components, "only": s.Only})
+	r := hash(map[string]any{"blueprint": s.Blueprint, "parameters": parametersOf(s), "components": s.Components, "only": s.Only})
+	if s.Asleep {
+		r += "-asleep"
+	}
+	return r
 }
 
 func parametersOf(s *v1alpha1.EnvironmentSpec) map[string]any {

@@ -94,11 +94,11 @@ func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Obser
 // settled says whether all of the requested revision is in the cluster and known to be ready, as far as it is there.
 func settled(o *Observed) bool {
 	st := &o.Env.Status
-	if st.Revisions.Ready != RevisionOf(&o.Env.Spec) || !o.Guarded {
+	if rev := RevisionOf(&o.Env.Spec); st.Revisions.Ready != rev || st.Revisions.Applied != rev || !o.Guarded {
 		return false
 	}
 	for _, i := range st.Inventory {
-		if o.Live[itemKey(i)] == nil {
+		if o.Live[itemKey(i)] == nil || drifted(o, itemKey(i)) {
 			return false
 		}
 	}

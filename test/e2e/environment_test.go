@@ -223,14 +223,37 @@ func TestEnvironmentLivesAndIsGoneWithoutATrace(t *testing.T) {
 	}
 	var blueprints v1alpha1.BlueprintList
 	must(t, cluster.List(t.Context(), &blueprints, client.InNamespace(home)))
-	if len(blueprints.Items) != 1 {
+	if len(blueprints.Items) != 2 { // of this revision and the one before it
 		t.Errorf("%d blueprints are kept", len(blueprints.Items))
+	}
+	if _, says, code := l.try("env", "rollback", "pr-1"); code != 0 || !strings.Contains(inPod(t, lives, "get", "http://catalog/products"), `"version": "v2"`) {
+		t.Errorf("rollback: exit code %d, and another revision answers\n%s", code, says)
+	}
+	if out := l.dayfly("env", "history", "pr-1"); strings.Count(out, "pr-1-") != 3 || !strings.Contains(out, "catalog=1 replicas") {
+		t.Errorf("history:\n%s", out)
+	}
+	l.dayfly("env", "rollback", "pr-1", first)
+	if r := getEnv(t, home, "pr-1").Status.Revisions; r.Ready != first {
+		t.Errorf("after going back to %s: %+v", first, r)
+	}
+	if _, says, code := l.try("env", "rollback", "pr-1", "nonsense"); code != 6 || !strings.Contains(says, "no revision nonsense") {
+		t.Errorf("rollback to nothing: exit code %d\n%s", code, says)
 	}
 	must(t, cluster.Delete(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: lives, Name: "stock"}}))
 	await(t, promise(3*time.Second), "a deleted Service is back", func() error {
 		return cluster.Get(t.Context(), client.ObjectKey{Namespace: lives, Name: "stock"}, &corev1.Service{})
 	})
 
+	kubectl(t, "-n", lives, "set", "env", "deploy/catalog", "SHOP_VERSION=by-hand")
+	await(t, promise(10*time.Second), "what was changed by hand is put back", func() error {
+		if out := l.dayfly("env", "events", "pr-1"); !strings.Contains(out, "deployment/catalog: what kubectl-set has changed is put back") {
+			return fmt.Errorf("events:\n%s", out)
+		}
+		if body := inPod(t, lives, "get", "http://catalog/products"); !strings.Contains(body, `"version": "v1"`) {
+			return fmt.Errorf("the catalog says %s", body)
+		}
+		return nil
+	})
 	must(t, cluster.Delete(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: home, Name: "front"}}))
 	_, says, _ = l.try("env", "delete", "pr-1")
 	if !strings.Contains(says, "environment pr-1 is gone") {
@@ -238,6 +261,71 @@ func TestEnvironmentLivesAndIsGoneWithoutATrace(t *testing.T) {
 	}
 	checkRestored(t, home, before)
 	checkNobodySpeaksOf(t, lives)
+}
+
+// An environment that sleeps runs nothing and keeps everything else; what is changed meanwhile is what wakes, in the order of
+// needs; and one that sleeps is deleted like any other.
+func TestEnvironmentSleepsAndWakes(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	l.dayfly("env", "create", "pr-2", "-f", "../../examples/shop/deploy")
+	lives := "env-" + home + "-pr-2"
+	before := objectNames(t, lives)
+	for round := range 3 {
+		start := time.Now()
+		_, says, code := l.try("env", "sleep", "pr-2")
+		if code != 0 || !strings.Contains(says, "environment pr-2 is asleep") {
+			t.Fatalf("sleep: exit code %d\n%s", code, says)
+		}
+		fell := time.Since(start)
+		var pods corev1.PodList
+		must(t, cluster.List(t.Context(), &pods, client.InNamespace(lives)))
+		if len(pods.Items) > 0 {
+			t.Fatalf("asleep with %d pods", len(pods.Items))
+		}
+		if now := objectNames(t, lives); !slices.Equal(now, before) {
+			t.Errorf("asleep there is %s, before there was %s", now, before)
+		}
+		if out := l.dayfly("env", "list"); !strings.Contains(out, "Asleep") {
+			t.Errorf("list: %s", out)
+		}
+		if round == 1 {
+			l.dayfly("env", "update", "pr-2", "--replicas", "catalog=1")
+		}
+		start = time.Now()
+		_, says, code = l.try("env", "wake", "pr-2")
+		if code != 0 || !strings.Contains(says, "environment pr-2 is ready") {
+			t.Fatalf("wake: exit code %d\n%s", code, says)
+		}
+		if a, b := strings.Index(says, "stock                Ready"), strings.Index(says, "storefront           Ready"); a < 0 || b < a {
+			t.Errorf("woken in another order than that of needs:\n%s", says)
+		}
+		t.Logf("asleep after %v, awake after %v", fell.Round(10*time.Millisecond), time.Since(start).Round(10*time.Millisecond))
+	}
+	var d unstructured.Unstructured
+	d.SetGroupVersionKind(schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"})
+	must(t, cluster.Get(t.Context(), client.ObjectKey{Namespace: lives, Name: "catalog"}, &d))
+	if n, _, _ := unstructured.NestedInt64(d.Object, "spec", "replicas"); n != 1 {
+		t.Errorf("what was changed while it slept is not what woke: %d replicas", n)
+	}
+	l.dayfly("env", "sleep", "pr-2", "--wait=false")
+	l.dayfly("env", "delete", "pr-2")
+	checkNobodySpeaksOf(t, lives)
+}
+
+// objectNames are the objects of a namespace that stay while its environment sleeps.
+func objectNames(t *testing.T, ns string) []string {
+	t.Helper()
+	var out []string
+	everyObject(t, ns, readIgnored(t), func(_ schema.GroupVersion, o *unstructured.Unstructured) {
+		switch o.GetKind() {
+		case "Pod", "Event", "EndpointSlice", "Endpoints", "ReplicaSet", "Lease", "PodMetrics":
+			return
+		}
+		out = append(out, o.GetKind()+"/"+o.GetName())
+	})
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // What goes wrong is named: the object and the reason; and it holds up no other environment.
