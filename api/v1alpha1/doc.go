@@ -43,6 +43,8 @@ const (
 	InterceptDisabled = "disabled"
 	// EnvironmentFinalizer stands on an Environment for as long as anything of it may be in the cluster.
 	EnvironmentFinalizer = "dayfly.dev/environment"
+	// AnnotationRenewed on an Environment changes whenever its lease is renewed.
+	AnnotationRenewed = "dayfly.dev/renewed"
 	// EnvironmentManager names dayfly in the managed fields of an environment's objects.
 	EnvironmentManager = "dayfly-environment"
 	// EnvironmentAccount is the ServiceAccount in an environment's namespace as which its objects are applied.

@@ -79,6 +79,15 @@ type EnvironmentSpec struct {
 	// +optional
 	Asleep bool `json:"asleep,omitempty"`
 
+	// Lease ends the environment when its annotation dayfly.dev/renewed has not changed for that long: whoever needs it no longer
+	// does, or is no more. Without one, only its TTL ends it.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('24h')",message="a lease is between 10s and 24h"
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Type=string
+	Lease *metav1.Duration `json:"lease,omitempty"`
+
 	// TTL is how long the environment lives, from its creation. To extend it is to raise this.
 	//
 	// +optional
@@ -155,6 +164,15 @@ type EnvironmentStatus struct {
 	//
 	// +optional
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// Renewed is what the annotation dayfly.dev/renewed said last, and RenewedAt when the controller saw that first.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Renewed string `json:"renewed,omitempty"`
+
+	// +optional
+	RenewedAt *metav1.Time `json:"renewedAt,omitempty"`
 
 	// Components, as they stand, in the order in which they can start.
 	//

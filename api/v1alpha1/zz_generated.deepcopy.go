@@ -405,6 +405,11 @@ func (in *EnvironmentSpec) DeepCopyInto(out *EnvironmentSpec) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.Lease != nil {
+		in, out := &in.Lease, &out.Lease
+		*out = new(v1.Duration)
+		**out = **in
+	}
 	out.TTL = in.TTL
 }
 
@@ -442,6 +447,10 @@ func (in *EnvironmentStatus) DeepCopyInto(out *EnvironmentStatus) {
 	}
 	if in.ExpiresAt != nil {
 		in, out := &in.ExpiresAt, &out.ExpiresAt
+		*out = (*in).DeepCopy()
+	}
+	if in.RenewedAt != nil {
+		in, out := &in.RenewedAt, &out.RenewedAt
 		*out = (*in).DeepCopy()
 	}
 	if in.Components != nil {

@@ -72,7 +72,10 @@ const retryRefused = 10 * time.Second
 func Decide(o *Observed) Plan {
 	st := *o.Env.Status.DeepCopy()
 	st.ObservedGeneration, st.Namespace = o.Env.Generation, NamespaceOf(o.Env)
-	ends := o.Env.CreationTimestamp.Add(o.Env.Spec.TTL.Duration)
+	ends, why := o.Env.CreationTimestamp.Add(o.Env.Spec.TTL.Duration), "its time is over"
+	if leased := lease(o, &st); !leased.IsZero() && leased.Before(ends) {
+		ends, why = leased, "nobody renews its lease"
+	}
 	st.ExpiresAt = new(metav1.NewTime(ends))
 	if r := RevisionOf(&o.Env.Spec); st.Revisions.Requested != r {
 		st.Revisions.Requested, st.RequestedAt = r, new(metav1.NewTime(o.Now.Truncate(time.Second)))
@@ -83,13 +86,32 @@ func Decide(o *Observed) Plan {
 	case !o.Env.DeletionTimestamp.IsZero():
 		step = d.end()
 	case !o.Now.Before(ends):
-		d.working(ReasonEnding, "its time is over")
+		d.working(ReasonEnding, why)
 		step = Expire{}
 	default:
 		step = d.live()
 		d.recheck = min(d.recheck, ends.Sub(o.Now))
+		if o.Env.Spec.Lease != nil {
+			d.recheck = min(d.recheck, o.Env.Spec.Lease.Duration/4)
+		}
 	}
 	return Plan{d.st, step, d.recheck, d.healed}
+}
+
+// lease is when an environment ends unless somebody renews it; zero if it has no lease. The clock is the controller's alone, and
+// stands still while the controller does not look: nobody could be heard then.
+func lease(o *Observed, st *v1alpha1.EnvironmentStatus) time.Time {
+	l := o.Env.Spec.Lease
+	if l == nil {
+		st.Renewed, st.RenewedAt = "", nil
+		return time.Time{}
+	}
+	said := o.Env.Annotations[v1alpha1.AnnotationRenewed]
+	said = said[:min(len(said), 64)]
+	if st.RenewedAt == nil || st.Renewed != said || o.Away {
+		st.Renewed, st.RenewedAt = said, new(metav1.NewTime(o.Now.Truncate(time.Second)))
+	}
+	return st.RenewedAt.Add(l.Duration)
 }
 
 // decision is a plan in the making.

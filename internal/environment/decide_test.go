@@ -339,6 +339,37 @@ func TestDriftIsHealed(t *testing.T) {
 	}
 }
 
+// An environment with a lease lives while somebody renews it; time in which nobody looked does not count.
+func TestLeaseEndsWhatNobodyRenews(t *testing.T) {
+	w := newWorld(shop()...)
+	w.Env.Spec.Lease = &metav1.Duration{Duration: time.Minute}
+	w.Env.Annotations = map[string]string{v1alpha1.AnnotationRenewed: "1"}
+	w.passes()
+	w.Now = w.Now.Add(50 * time.Second)
+	w.Env.Annotations[v1alpha1.AnnotationRenewed] = "2"
+	w.passes()
+	w.Now = w.Now.Add(50 * time.Second)
+	if got := w.pass(); got != "" || reason(w.Env) != ReasonReady {
+		t.Errorf("renewed, and %s %s", got, reason(w.Env))
+	}
+	w.Now, w.Away = w.Now.Add(time.Hour/2), true
+	if got := w.pass(); got != "" {
+		t.Errorf("looked at again after a while: %s", got)
+	}
+	w.Now, w.Away = w.Now.Add(59*time.Second), false
+	if got := w.pass(); got != "" {
+		t.Errorf("before its time: %s", got)
+	}
+	w.Now = w.Now.Add(2 * time.Second)
+	if got := w.pass(); got != "Expire" || reason(w.Env) != ReasonEnding {
+		t.Errorf("not renewed: %s %s", got, reason(w.Env))
+	}
+	w.Env.Spec.Lease = nil
+	if got := w.pass(); got != "" || w.Env.Status.RenewedAt != nil {
+		t.Errorf("without a lease: %s, %v", got, w.Env.Status.RenewedAt)
+	}
+}
+
 // A deployment whose status speaks of an older generation, or that still has an old pod, is not ready.
 func TestOldPodsAreNoGreen(t *testing.T) {
 	for what, change := range map[string]func(*unstructured.Unstructured){

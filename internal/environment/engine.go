@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-
 	"sync"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -49,6 +49,7 @@ type Engine struct {
 
 	mu      sync.Mutex
 	refused map[client.ObjectKey]map[key]refusal
+	seen    map[types.UID]time.Time // when an environment with a lease was looked at last
 }
 
 // RendersAtOnce bounds what rendering takes of the controller's memory and time.
@@ -63,7 +64,7 @@ func New(o Options) *Engine {
 		o.Now = time.Now
 	}
 	return &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
-		renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}}
+		renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
 }
 
 // stepsAtOnce bounds how long one pass may keep others waiting.
@@ -135,6 +136,23 @@ func (e *Engine) tell(before, now *v1alpha1.Environment) {
 	if e.events != nil {
 		e.events.Eventf(now, nil, kind, is.Reason, "Reconcile", "%s", clean(says))
 	}
+}
+
+// looked notes that an environment is looked at, and says whether the last look is too long ago for a lease to be judged by it.
+func (e *Engine) looked(env *v1alpha1.Environment, now time.Time) (away bool) {
+	if env.Spec.Lease == nil {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for uid, last := range e.seen { // of those that are gone
+		if now.Sub(last) > 24*time.Hour {
+			delete(e.seen, uid)
+		}
+	}
+	last, ok := e.seen[env.UID]
+	e.seen[env.UID] = now
+	return !ok || now.Sub(last) > env.Spec.Lease.Duration/2
 }
 
 func (e *Engine) forget(at client.ObjectKey) {

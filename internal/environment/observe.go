@@ -24,6 +24,8 @@ type Observed struct {
 	Now time.Time
 	Env *v1alpha1.Environment
 
+	Away bool // nobody has looked at the environment for so long that a lease may have been renewed in vain
+
 	Namespace *corev1.Namespace // nil: there is none
 	Guarded   bool              // every guard stands
 
@@ -49,6 +51,7 @@ type refusal struct {
 // observe reads what there is, live.
 func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Observed, error) {
 	o := &Observed{Now: e.now(), Env: env, Refused: e.refusals(env), Health: map[string]string{}}
+	o.Away = e.looked(env, o.Now)
 	ns := &corev1.Namespace{}
 	err := e.reader.Get(ctx, client.ObjectKey{Name: NamespaceOf(env)}, ns)
 	switch {
