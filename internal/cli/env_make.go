@@ -197,14 +197,24 @@ func (o *envCreateOptions) run(ctx context.Context) error {
 	}
 	e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: o.name}}
 	e.Spec.TTL.Duration = o.ttl
-	if err := o.into(&e.Spec); err != nil {
-		return err
-	}
-	b, err := o.blueprint(ctx, o.app, e)
-	if err != nil {
+	if err := o.make(ctx, o.app, c, e); err != nil {
 		return err
 	}
 	defer o.app.after("waiting for the cluster (%s)", c.Config.Host)()
+	o.app.say("environment %s lives in namespace %s until %s", e.Name, environment.NamespaceOf(e), e.CreationTimestamp.Add(e.Spec.TTL.Duration).Local().Format("15:04 Jan 2"))
+	return o.await(ctx, c, e)
+}
+
+// make asks the cluster for an environment that has its name and its time: from the folder, as the caller's.
+func (o *envSpecOptions) make(ctx context.Context, app *App, c *kube.Cluster, e *v1alpha1.Environment) error {
+	if err := o.into(&e.Spec); err != nil {
+		return err
+	}
+	b, err := o.blueprint(ctx, app, e)
+	if err != nil {
+		return err
+	}
+	defer app.after("waiting for the cluster (%s)", c.Config.Host)()
 	if e.Spec.Owner, err = c.Whoami(ctx); err != nil {
 		return err
 	}
@@ -214,16 +224,12 @@ func (o *envCreateOptions) run(ctx context.Context) error {
 	}
 	err = c.Create(ctx, e)
 	if apierrors.IsAlreadyExists(err) {
-		return usererr.New(usererr.Conflict, "choose another name, or change it: dayfly env update "+o.name+" -f "+o.dir, "there is an environment %s in namespace %s already", o.name, c.Namespace)
+		return usererr.New(usererr.Conflict, "choose another name, or change it: dayfly env update "+e.Name+" -f "+o.dir, "there is an environment %s in namespace %s already", e.Name, c.Namespace)
 	}
 	if err != nil {
 		return kube.Explain(err)
 	}
-	if err := keep(ctx, c, b, e); err != nil {
-		return err
-	}
-	o.app.say("environment %s lives in namespace %s until %s", e.Name, environment.NamespaceOf(e), e.CreationTimestamp.Add(e.Spec.TTL.Duration).Local().Format("15:04 Jan 2"))
-	return o.await(ctx, c, e)
+	return keep(ctx, c, b, e)
 }
 
 type envUpdateOptions struct {

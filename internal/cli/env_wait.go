@@ -23,6 +23,7 @@ type envWaitOptions struct {
 	wait    bool
 	timeout time.Duration
 	output  format
+	ours    bool // the environment goes with the command
 }
 
 func (o *envWaitOptions) flags(cmd *cobra.Command, timeout time.Duration) {
@@ -56,6 +57,9 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 		err := c.Get(ctx, client.ObjectKeyFromObject(e), now)
 		switch {
 		case ctx.Err() != nil:
+			if o.ours {
+				return ctx.Err()
+			}
 			o.app.say("\nno longer waiting: the cluster goes on making environment %s\n  see how it stands: dayfly env show %s -n %s\n  end it: dayfly env delete %s -n %s",
 				e.Name, e.Name, e.Namespace, e.Name, e.Namespace)
 			return ctx.Err()

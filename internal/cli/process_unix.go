@@ -5,6 +5,7 @@ package cli
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"strconv"
 	"syscall"
 
@@ -47,3 +48,20 @@ func bequeathNothing() {
 
 // detached starts a process that outlives its parent's terminal.
 func detached() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
+
+// ownGroup has a command that is not started yet lead a group of all that it starts.
+func ownGroup(cmd *exec.Cmd) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
+}
+
+// signalAll sends a signal to a command, and to all that it has started if that is a group of its own.
+func signalAll(cmd *exec.Cmd, group bool, s syscall.Signal) {
+	pid := cmd.Process.Pid
+	if group {
+		pid = -pid
+	}
+	_ = syscall.Kill(pid, s)
+}

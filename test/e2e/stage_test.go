@@ -1,0 +1,184 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// stageResult is what `stage run -o json` says.
+type stageResult struct {
+	Environment, Namespace, Result, Artifacts string
+	ExitCode                                  int
+	Kept                                      bool
+	Tests                                     struct{ Passed, Failed int }
+}
+
+func readStage(t *testing.T, out string) (r stageResult) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	return r
+}
+
+// A stage brings an environment up, its command reaches every component and the cluster, and nothing of it is left; what the
+// pods printed, and the reports, are.
+func TestStageRunsBesideAnEnvironmentOfItsOwn(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	dir := t.TempDir()
+	script := `set -e
+$GET $DAYFLY_URL_STOREFRONT/api/shop > ` + dir + `/shop
+$GET $DAYFLY_URL_CATALOG/products > ` + dir + `/products
+echo '<testsuite><testcase name="buys"/><testcase name="pays"><failure/></testcase></testsuite>' > ` + dir + `/report.xml
+cp $KUBECONFIG ` + dir + `/kubeconfig
+echo $DAYFLY_ENVIRONMENT $DAYFLY_NAMESPACE > ` + dir + `/names`
+	l.env = append(l.env, "GET="+binTestapp+" get")
+	start := time.Now()
+	out, says, code := l.try("stage", "run", "test", "-f", "../../examples/shop/deploy", "--junit", dir+"/*.xml", "--artifacts", dir+"/out", "-o", "json", "--", "sh", "-c", script)
+	if code != 0 {
+		t.Fatalf("exit code %d\n%s%s", code, out, says)
+	}
+	t.Logf("after %v:\n%s", time.Since(start).Round(10*time.Millisecond), says)
+	r := readStage(t, out)
+	if r.Result != "passed" || r.Tests.Passed != 1 || r.Tests.Failed != 1 || r.Artifacts != dir+"/out" || !strings.HasPrefix(r.Environment, "test-") {
+		t.Errorf("%+v", r)
+	}
+	read := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		must(t, err)
+		return string(data)
+	}
+	if !strings.Contains(read("shop"), "v1") || !strings.Contains(read("products"), `"version": "v1"`) {
+		t.Errorf("the components said %s, %s", read("shop"), read("products"))
+	}
+	if got := read("names"); got != r.Environment+" "+r.Namespace+"\n" {
+		t.Errorf("names: %s", got)
+	}
+	if !strings.Contains(read("kubeconfig"), "namespace: "+r.Namespace) {
+		t.Error("the kubeconfig is not of the environment's namespace")
+	}
+	for _, pattern := range []string{"out/logs/catalog-*.log", "out/logs/storefront-*.log", "out/events.txt", "out/junit/report.xml"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, pattern)); len(found) == 0 {
+			t.Errorf("there is no %s", pattern)
+		}
+	}
+	if left := environmentsOf(home); len(left) > 0 {
+		t.Errorf("left over: %s", left)
+	}
+	checkNobodySpeaksOf(t, r.Namespace)
+	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "dayfly-kubeconfig-*")); len(left) > 0 {
+		t.Errorf("kubeconfigs are left: %s", left)
+	}
+}
+
+// Whatever ends a stage, it says so by its exit code, and nothing of its environment is left; if the runner itself is told to go,
+// it goes at once.
+func TestWhateverEndsAStageNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	web := webFolder(t, "")
+	for _, c := range []struct {
+		name   string
+		args   []string
+		cmd    string
+		signal syscall.Signal // to the runner, once the command runs
+		code   int
+		says   string
+		within time.Duration // of the end, in which nothing is left
+	}{
+		{"fails", nil, "exit 7", 0, 1, "the command ended with exit code 7", 0},
+		{"crashes", nil, "kill -SEGV $$", 0, 1, "the command ended with exit code 139", 0},
+		{"too-slow", []string{"--timeout", "2s"}, "sleep 100", 0, 1, "the command did not end within 2s", 0},
+		{"never-ready", []string{"--image", "web=docker.io/dayfly/testapp:nowhere", "--ready-timeout", "4s"}, "true", 0, 2, "was not ready within 4s", 0},
+		{"not-in-time", []string{"--ttl", "1m"}, "sleep 100", 0, 1, "", 0},
+		{"interrupted", nil, "sleep 100", syscall.SIGINT, 130, "the cluster takes environment", 60 * time.Second},
+		{"terminated", nil, "trap '' TERM; sleep 100", syscall.SIGTERM, 143, "the cluster takes environment", 60 * time.Second},
+		{"killed", nil, "sleep 100", syscall.SIGKILL, -1, "", 120 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			args := append([]string{"stage", "run", c.name, "-f", web, "--artifacts", dir}, c.args...)
+			cmd := l.command(append(args, "--", "sh", "-c", "touch "+dir+"/runs; "+c.cmd)...)
+			var says bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &says, &says
+			must(t, cmd.Start())
+			if c.name == "not-in-time" {
+				t.Cleanup(func() { _ = cmd.Process.Kill() })
+			}
+			var told time.Time
+			if c.signal != 0 {
+				await(t, time.Minute, "the command runs", func() error { _, err := os.Stat(dir + "/runs"); return err })
+				told = time.Now()
+				must(t, cmd.Process.Signal(c.signal))
+			}
+			err := cmd.Wait()
+			ended := time.Now()
+			if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != c.code {
+				t.Errorf("%v, want exit code %d\n%s", err, c.code, &says)
+			}
+			if took := ended.Sub(told); c.signal != 0 && took > promise(2*time.Second) {
+				t.Errorf("the runner went %v after it was told", took)
+			}
+			if !strings.Contains(says.String(), c.says) {
+				t.Errorf("it does not say %q:\n%s", c.says, &says)
+			}
+			if c.signal != syscall.SIGKILL {
+				if found, _ := filepath.Glob(filepath.Join(dir, "events.txt")); len(found) == 0 {
+					t.Error("nothing was kept")
+				}
+			}
+			await(t, promise(c.within)+time.Second, "nothing is left", func() error {
+				var list v1alpha1.EnvironmentList
+				if err := cluster.List(t.Context(), &list, client.InNamespace(home), client.MatchingLabels{"dayfly.dev/stage": c.name}); err != nil {
+					return err
+				}
+				if len(list.Items) > 0 {
+					return fmt.Errorf("%s: %+v", list.Items[0].Name, list.Items[0].Status.Conditions)
+				}
+				return nil
+			})
+			t.Logf("nothing was left %v after the runner had ended", time.Since(ended).Round(10*time.Millisecond))
+		})
+	}
+}
+
+// What fails can be kept to be looked at; it ends by itself.
+func TestStageThatFailsIsKept(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	out, says, code := l.try("stage", "run", "look", "-f", webFolder(t, ""), "--artifacts", t.TempDir(), "--keep-on-failure", "30m", "-o", "json", "--", "false")
+	r := readStage(t, out)
+	if code != 1 || !r.Kept || r.Result != "failed" || !strings.Contains(says, "is kept for 30m0s") {
+		t.Errorf("exit code %d\n%s%s", code, out, says)
+	}
+	e := getEnv(t, home, r.Environment)
+	if left := time.Until(e.CreationTimestamp.Add(e.Spec.TTL.Duration)); e.Spec.Lease != nil || left < 29*time.Minute || left > 30*time.Minute {
+		t.Errorf("it has a lease (%v), or ends in %v", e.Spec.Lease, left)
+	}
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"stage", "run", "x", "-f", "nowhere", "--", "true"}, "-f nowhere is no folder"},
+		{[]string{"stage", "run", "x", "--", "true"}, "there is nothing to make an environment from"},
+		{[]string{"stage", "run", "x", "-f", "."}, "a command after --"},
+		{[]string{"stage", "run", "x", "-f", ".", "--", "no-such-command"}, "the command cannot be started"},
+	} {
+		if _, says, code := l.try(c.args...); code != 2 || !strings.Contains(says, c.says) {
+			t.Errorf("%s: exit code %d, want 2 and %q:\n%s", c.args, code, c.says, says)
+		}
+	}
+}
