@@ -20,7 +20,9 @@ import (
 	"dayfly.dev/dayfly/internal/stage"
 	"dayfly.dev/dayfly/internal/usererr"
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -124,6 +126,7 @@ type running struct {
 	*stageOptions
 	cluster *kube.Cluster
 	env     *v1alpha1.Environment
+	gone    chan struct{} // closed when the environment is deleted by somebody else, or its time is over
 	view    stageView
 }
 
@@ -138,7 +141,7 @@ func (o *stageOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := &running{stageOptions: o, cluster: c, env: &v1alpha1.Environment{}}
+	r := &running{stageOptions: o, cluster: c, env: &v1alpha1.Environment{}, gone: make(chan struct{})}
 	r.env.Namespace, r.env.Name = c.Namespace, fmt.Sprintf("%s-%05d", o.name, rand.N(100000))
 	r.env.Labels = map[string]string{"dayfly.dev/stage": o.name}
 	r.env.Annotations = map[string]string{v1alpha1.AnnotationRenewed: "0"}
@@ -163,7 +166,7 @@ func (o *stageOptions) run(ctx context.Context) error {
 	return r.end(ctx, code)
 }
 
-// renew shows that this process is there.
+// renew shows that this process is there, and notices when the environment is not.
 func (r *running) renew(ctx context.Context) {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
@@ -174,7 +177,12 @@ func (r *running) renew(ctx context.Context) {
 		case <-tick.C:
 		}
 		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"%d"}}}`, v1alpha1.AnnotationRenewed, n)
-		_ = r.cluster.Patch(ctx, &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: r.env.Namespace, Name: r.env.Name}}, client.RawPatch("application/merge-patch+json", patch))
+		e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: r.env.Namespace, Name: r.env.Name}}
+		err := r.cluster.Patch(ctx, e, client.RawPatch(types.MergePatchType, patch))
+		if apierrors.IsNotFound(err) || err == nil && (!e.DeletionTimestamp.IsZero() || e.UID != r.env.UID) {
+			close(r.gone)
+			return
+		}
 	}
 }
 
@@ -206,6 +214,10 @@ func (r *running) work(ctx context.Context) int {
 	if err == nil {
 		r.view.Command = new(0)
 		return stagePassed
+	}
+	if errors.Is(err, errGone) {
+		r.app.warn("%s", err)
+		return environmentFails
 	}
 	if exit, ok := errors.AsType[*exitError](exitOf(err)); ok {
 		r.view.Command = new(exit.code)
@@ -256,6 +268,8 @@ func variable(component string) string {
 	}, strings.ToUpper(component))
 }
 
+var errGone = errors.New("the environment is being deleted, by somebody else or because its time is over")
+
 // runCommand runs the command with all that it starts in a group of their own, and ends them when ctx ends or it takes too long.
 func (r *running) runCommand(ctx context.Context, env []string) error {
 	cmd := exec.Command(r.command[0], r.command[1:]...)
@@ -287,6 +301,8 @@ func (r *running) runCommand(ctx context.Context, env []string) error {
 	case err := <-finished:
 		return err
 	case <-timeout.C:
+	case <-r.gone:
+		why = errGone
 	case <-ctx.Done():
 		grace, why = hurry, ctx.Err()
 	}
