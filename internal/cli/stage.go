@@ -277,7 +277,7 @@ func (r *running) runCommand(ctx context.Context, env []string) error {
 	if r.output != "table" {
 		cmd.Stdout = r.app.Err // standard output is the result's
 	}
-	alone := !isTerminal(os.Stdin) // at a terminal, which sends ^C to its foreground, the command stays there
+	alone := !inForeground() // of a terminal, which sends ^C to all that is there
 	started, finished := make(chan error), make(chan error, 1)
 	go func() {
 		dieTogether(cmd)

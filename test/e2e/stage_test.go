@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -113,8 +112,10 @@ func TestWhateverEndsAStageNothingIsLeft(t *testing.T) {
 			dir := t.TempDir()
 			args := append([]string{"stage", "run", c.name, "-f", web, "--artifacts", dir}, c.args...)
 			cmd := l.command(append(args, "--", "sh", "-c", "touch "+dir+"/runs; "+c.cmd)...)
-			var says bytes.Buffer
-			cmd.Stdout, cmd.Stderr = &says, &says
+			said, err := os.Create(filepath.Join(dir, "said")) // no pipe: what outlives a runner that is killed would hold it
+			must(t, err)
+			defer said.Close()
+			cmd.Stdout, cmd.Stderr = said, said
 			must(t, cmd.Start())
 			var told time.Time
 			if c.signal != 0 {
@@ -122,16 +123,17 @@ func TestWhateverEndsAStageNothingIsLeft(t *testing.T) {
 				told = time.Now()
 				must(t, cmd.Process.Signal(c.signal))
 			}
-			err := cmd.Wait()
+			err = cmd.Wait()
+			says, _ := os.ReadFile(said.Name())
 			ended := time.Now()
 			if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != c.code {
-				t.Errorf("%v, want exit code %d\n%s", err, c.code, &says)
+				t.Errorf("%v, want exit code %d\n%s", err, c.code, says)
 			}
 			if took := ended.Sub(told); c.signal != 0 && took > promise(2*time.Second) {
 				t.Errorf("the runner went %v after it was told", took)
 			}
-			if !strings.Contains(says.String(), c.says) {
-				t.Errorf("it does not say %q:\n%s", c.says, &says)
+			if !strings.Contains(string(says), c.says) {
+				t.Errorf("it does not say %q:\n%s", c.says, says)
 			}
 			if c.signal != syscall.SIGKILL && c.name != "not-in-time" { // there, nothing is left to be kept
 				if found, _ := filepath.Glob(filepath.Join(dir, "events.txt")); len(found) == 0 {
