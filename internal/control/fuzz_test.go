@@ -18,6 +18,7 @@ func FuzzControlJSON(f *testing.F) {
 	f.Add([]byte(`{"seq":1,"connected":{"s":["b:80"]},"open":{"20000":3}}`))
 	f.Add([]byte(`{"peers":[{"address":"not one"}]}`))
 	f.Add([]byte(`{"listeners":[{"drainUntil":"2026-01-01T00:00:00Z","routes":[{"match":{"anyOf":[{"anyOf":[]}]}}]}]}`))
+	f.Add([]byte(`{"listeners":[{"routes":[{"match":{"anyOf":[]}}]}]}`))
 	f.Add([]byte(`nul`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		again[Table](t, body)

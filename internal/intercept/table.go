@@ -83,6 +83,11 @@ type Match struct {
 	SNI string `json:"sni,omitempty"`
 }
 
+// IsZero says whether nothing is asked for: encoding/json leaves such a one out.
+func (m Match) IsZero() bool {
+	return len(m.Headers) == 0 && len(m.Baggage) == 0 && len(m.AnyOf) == 0 && m.SNI == ""
+}
+
 // HeaderMatch holds if any header of that name, in any case, has exactly that value.
 type HeaderMatch struct {
 	Name  string `json:"name"`

@@ -52,7 +52,7 @@ func fromResMap(m resmap.ResMap, from string) ([]object, error) {
 	for _, res := range m.Resources() {
 		js, err := res.MarshalJSON()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", from, err)
+			return nil, usererr.New(usererr.Refused, "look for keys that are no texts, such as numbers: write them in quotes", "%s makes an object that JSON cannot hold", from).Because(err)
 		}
 		objects, err := decode(js, from)
 		if err != nil {

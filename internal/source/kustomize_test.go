@@ -25,6 +25,7 @@ func FuzzKustomization(f *testing.F) {
 	f.Add([]byte("generators: [t.yaml]\n"), []byte("apiVersion: builtin\nkind: ConfigMapGenerator\nmetadata: {name: x}\nfiles: ['a=https://a.example/x']\n"))
 	f.Add([]byte("resources: [web.yaml]\ntransformers: [t.yaml]\n"), []byte("apiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: x}\npath: github.com/a/b\n"))
 	f.Add([]byte("configMapGenerator: [{name: x, envs: [t.yaml], literals: ['A=http://b']}]\nreplacements: [{path: t.yaml}]\n"), []byte("A=b"))
+	f.Add([]byte("configMapGenerator: [{name: a, envs: [t.yaml]}]"), []byte("00=0"))
 	var asked atomic.Int64
 	was := http.DefaultTransport
 	http.DefaultTransport = watched{&asked}
