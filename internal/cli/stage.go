@@ -60,7 +60,10 @@ type stageOptions struct {
 	keepFor   time.Duration
 	junit     string
 	artifacts string
+	matrix    []string
+	parallel  int
 	output    format
+	cell      cell // of the matrix; none if there is no matrix
 }
 
 func newStageRunCmd(app *App) *cobra.Command {
@@ -77,7 +80,8 @@ command passes, fails, is interrupted, or this machine is gone. The command find
 
 Exit codes: 0 the command passed, 1 it failed, 2 the environment did, 3 it is not proved that nothing of it is left.`,
 		Example: `  dayfly stage run test -f ./deploy -n ci -- npm test
-  dayfly stage run e2e -f ./deploy --junit 'reports/*.xml' --artifacts out --keep-on-failure 2h -- ./e2e.sh`,
+  dayfly stage run e2e -f ./deploy --junit 'reports/*.xml' --artifacts out --keep-on-failure 2h -- ./e2e.sh
+  dayfly stage run e2e -f ./deploy --matrix database=15,16,17 --matrix mode=fast,safe --parallel 3 -- ./e2e.sh`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if dash := cmd.ArgsLenAtDash(); dash != 1 || len(args) < 2 {
 				return usererr.New(usererr.Usage, "dayfly stage run NAME -f DIR -- COMMAND", "a stage has one name, and a command after --")
@@ -98,6 +102,8 @@ Exit codes: 0 the command passed, 1 it failed, 2 the environment did, 3 it is no
 	f.DurationVar(&o.keepFor, "keep-on-failure", 0, "keep the environment for so long if the command fails")
 	f.StringVar(&o.junit, "junit", "", "`GLOB` of the command's reports in JUnit's form: they are summed up, and kept with the artifacts")
 	f.StringVar(&o.artifacts, "artifacts", "", "`DIR` for the pods' logs, events and reports (default: kept only if something fails, in dayfly-artifacts)")
+	f.StringArrayVar(&o.matrix, "matrix", nil, "`PARAMETER=A,B,…`: a stage for each value, of each combination if repeated; the command finds it in DAYFLY_MATRIX_<PARAMETER>, --junit takes {PARAMETER}")
+	f.IntVar(&o.parallel, "parallel", 4, "how many stages of a matrix at once")
 	outputFlag(cmd, &o.output)
 	_ = cmd.MarkFlagDirname("artifacts")
 	return cmd
@@ -108,6 +114,7 @@ type stageView struct {
 	APIVersion  string       `json:"apiVersion"`
 	Kind        string       `json:"kind"`
 	Stage       string       `json:"stage"`
+	Matrix      cell         `json:"matrix,omitempty"`
 	Environment string       `json:"environment"`
 	Namespace   string       `json:"namespace"`
 	Result      string       `json:"result"` // passed, failed, environment failed, or teardown not verified
@@ -137,21 +144,36 @@ func (o *stageOptions) run(ctx context.Context) error {
 	if _, err := exec.LookPath(o.command[0]); err != nil {
 		return cannotStart(err)
 	}
-	c, err := o.app.open()
+	if len(o.matrix) > 0 {
+		return o.runMatrix(ctx)
+	}
+	r, err := o.one(ctx)
 	if err != nil {
 		return err
+	}
+	if err := o.app.print(o.output, r.view, func(io.Writer) error { return nil }); err != nil || r.view.ExitCode == 0 {
+		return err
+	}
+	return &exitError{r.view.ExitCode}
+}
+
+// one runs one stage to its end. The error is for what is not a result: a wrong command line, a signal.
+func (o *stageOptions) one(ctx context.Context) (*running, error) {
+	c, err := o.app.open()
+	if err != nil {
+		return nil, err
 	}
 	r := &running{stageOptions: o, cluster: c, env: &v1alpha1.Environment{}, gone: make(chan struct{})}
 	r.env.Namespace, r.env.Name = c.Namespace, fmt.Sprintf("%s-%05d", o.name, rand.N(100000))
 	r.env.Labels = map[string]string{"dayfly.dev/stage": o.name}
 	r.env.Annotations = map[string]string{v1alpha1.AnnotationRenewed: "0"}
 	r.env.Spec.TTL.Duration, r.env.Spec.Lease = o.ttl, &metav1.Duration{Duration: stageLease}
-	r.view = stageView{APIVersion: viewVersion, Kind: "Stage", Stage: o.name, Environment: r.env.Name, Namespace: environment.NamespaceOf(r.env)}
+	r.view = stageView{APIVersion: viewVersion, Kind: "Stage", Stage: o.name, Matrix: o.cell, Environment: r.env.Name, Namespace: environment.NamespaceOf(r.env)}
 	if err := o.make(ctx, o.app, c, r.env); err != nil {
 		if r.env.UID != "" {
-			r.remove()
+			_ = r.remove() // its lease ends it otherwise
 		}
-		return err
+		return nil, err
 	}
 	o.app.say("stage %s runs in environment %s, in namespace %s", o.name, r.env.Name, r.view.Namespace)
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -160,10 +182,10 @@ func (o *stageOptions) run(ctx context.Context) error {
 	code := r.work(ctx)
 	if ctx.Err() != nil {
 		r.leave()
-		return ctx.Err()
+		return r, ctx.Err()
 	}
 	stop()
-	return r.end(ctx, code)
+	return r, r.end(ctx, code)
 }
 
 // renew shows that this process is there, and notices when the environment is not.
@@ -239,7 +261,7 @@ func (r *running) vars(ctx context.Context) (v stageVars, err error) {
 	if err := r.cluster.Get(ctx, client.ObjectKeyFromObject(r.env), e); err != nil {
 		return v, kube.Explain(err)
 	}
-	v.env = []string{"DAYFLY_ENVIRONMENT=" + e.Name, "DAYFLY_NAMESPACE=" + r.view.Namespace}
+	v.env = append([]string{"DAYFLY_ENVIRONMENT=" + e.Name, "DAYFLY_NAMESPACE=" + r.view.Namespace}, r.cell.env()...)
 	services, err := stage.Services(ctx, r.cluster.Config, r.view.Namespace, e.Status.Inventory)
 	if err != nil {
 		return v, kube.Explain(err)
@@ -277,6 +299,7 @@ func (r *running) runCommand(ctx context.Context, env []string) error {
 	if r.output != "table" {
 		cmd.Stdout = r.app.Err // standard output is the result's
 	}
+	cmd.WaitDelay = hurry    // for what the command leaves behind, which may hold its output
 	alone := !inForeground() // of a terminal, which sends ^C to all that is there
 	started, finished := make(chan error), make(chan error, 1)
 	go func() {
@@ -400,7 +423,8 @@ func (r *running) end(ctx context.Context, code int) error {
 		}
 		r.view.Teardown = time.Since(began).Seconds()
 	}
-	return r.tell(code)
+	r.tell(code)
+	return nil
 }
 
 // keep lets the environment live without this process.
@@ -435,21 +459,14 @@ func (r *running) down(ctx context.Context) error {
 	}
 }
 
-func (r *running) tell(code int) error {
+func (r *running) tell(code int) {
 	r.view.ExitCode, r.view.Result = code, []string{"passed", "failed", "environment failed", "teardown not verified"}[code]
-	err := r.app.print(r.output, r.view, func(w io.Writer) error {
-		parts := []string{fmt.Sprintf("environment %.1fs", r.view.Ready)}
-		if slices.Contains([]int{stagePassed, stageFailed}, code) {
-			parts = append(parts, fmt.Sprintf("command %.1fs", r.view.Ran))
-		}
-		if !r.view.Kept {
-			parts = append(parts, fmt.Sprintf("teardown %.1fs", r.view.Teardown))
-		}
-		r.app.say("stage %s: %s (%s)", r.name, r.view.Result, strings.Join(parts, ", "))
-		return nil
-	})
-	if err != nil || code == 0 {
-		return err
+	parts := []string{fmt.Sprintf("environment %.1fs", r.view.Ready)}
+	if slices.Contains([]int{stagePassed, stageFailed}, code) {
+		parts = append(parts, fmt.Sprintf("command %.1fs", r.view.Ran))
 	}
-	return &exitError{code}
+	if !r.view.Kept {
+		parts = append(parts, fmt.Sprintf("teardown %.1fs", r.view.Teardown))
+	}
+	r.app.say("stage %s: %s (%s)", r.name, r.view.Result, strings.Join(parts, ", "))
 }

@@ -155,6 +155,38 @@ func TestWhateverEndsAStageNothingIsLeft(t *testing.T) {
 	}
 }
 
+// A matrix is a stage for each combination, each with its own environment and values; the worst result counts.
+func TestStageMatrix(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	web := webFolder(t, "")
+	data, err := os.ReadFile(filepath.Join(web, "dayfly.yaml"))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(web, "dayfly.yaml"), append(data, "  parameters: {type: object, properties: {db: {type: integer, default: 1}}}\n"...), 0o600))
+	dir := t.TempDir()
+	script := "echo runs $DAYFLY_MATRIX_DB in $DAYFLY_NAMESPACE; echo \"<testsuite><testcase name='a'/></testsuite>\" > " + dir + "/$DAYFLY_MATRIX_DB.xml; test $DAYFLY_MATRIX_DB != 16"
+	out, says, code := l.try("stage", "run", "m", "-f", web, "--matrix", "db=15,16,17", "--parallel", "2", "--junit", dir+"/{db}.xml", "--artifacts", dir+"/out", "-o", "json", "--", "sh", "-c", script)
+	var list struct{ Items []stageResult }
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Items) != 3 || code != 1 {
+		t.Fatalf("exit code %d, %v\n%s\n%s", code, err, out, says)
+	}
+	for i, want := range []string{"passed", "failed", "passed"} {
+		r := list.Items[i]
+		if r.Result != want || r.Tests.Passed != 1 || !strings.Contains(says, fmt.Sprintf("db=%d | runs %d in %s\n", 15+i, 15+i, r.Namespace)) {
+			t.Errorf("%+v, want %s", r, want)
+		}
+		if found, _ := filepath.Glob(fmt.Sprintf("%s/out/db=%d/logs/web-*.log", dir, 15+i)); len(found) == 0 {
+			t.Errorf("no logs are kept of stage %d", i)
+		}
+	}
+	if left := environmentsOf(home); len(left) > 0 || t.Failed() {
+		t.Errorf("left over: %s\n%s", left, says)
+	}
+	if _, says, code := l.try("stage", "run", "m", "-f", web, "--matrix", "nonsense=1,2", "--", "true"); code == 0 || !strings.Contains(says, "nonsense") {
+		t.Errorf("a parameter that there is none of: exit code %d\n%s", code, says)
+	}
+}
+
 // What fails can be kept to be looked at; it ends by itself.
 func TestStageThatFailsIsKept(t *testing.T) {
 	t.Parallel()
