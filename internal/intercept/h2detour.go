@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 
 	"golang.org/x/net/http2/hpack"
 )
@@ -458,6 +459,9 @@ func (s *diverted) responseFields(fields []hpack.HeaderField) []hpack.HeaderFiel
 	for _, f := range fields {
 		if f.Name == ":status" && len(f.Value) == 3 && f.Value[0] == '1' {
 			return fields
+		}
+		if f.Name == ":status" && s.exchange != nil {
+			s.exchange.Status, _ = strconv.Atoi(f.Value)
 		}
 	}
 	s.answered = true

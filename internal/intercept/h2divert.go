@@ -25,6 +25,8 @@ type diverted struct {
 	answered    bool // the final response has begun
 	finished    bool // the response is complete
 
+	exchange *Exchange // nil: nobody wants to know
+
 	early  int64 // credit of the client that came before it was opened
 	credit int64 // of the stream, that the client has
 	window int64 // of the stream, that d gives
@@ -71,6 +73,7 @@ func (e *h2) divert(l *listener, rt *route, f h2Frame) {
 		e.post(h2Reset, s.id, h2RefusedStream)
 		return
 	}
+	s.observed(e)
 	e.diverted[s.id] = s
 	e.live++
 	d.take(s)
@@ -247,6 +250,7 @@ func (e *h2) remove(s *diverted) {
 		return
 	}
 	s.dead = true
+	s.told(e)
 	e.live--
 	e.forget(s.id)
 	e.hold(-len(s.held))

@@ -1,6 +1,10 @@
 package intercept
 
-import "time"
+import (
+	"time"
+
+	"golang.org/x/net/http2/hpack"
+)
 
 // Exchange is a request that matched a rule, or a raw connection that a laptop got, when it has ended.
 type Exchange struct {
@@ -31,6 +35,37 @@ func (c *conn) observed(rt *route, head bool) (end func()) {
 		x.End, x.Status, x.Laptop = time.Now(), c.res.status, c.byTunnel || !head
 		tell(x)
 	}
+}
+
+// observed begins the exchange of a stream, if anybody wants to know; told ends it.
+func (s *diverted) observed(e *h2) {
+	if e.c.router.opts.Observe == nil {
+		return
+	}
+	s.exchange = &Exchange{Route: s.route.Route, Service: e.c.capture.service, ServicePort: e.c.capture.port, Begin: time.Now(),
+		TraceParent: onlyField(s.fields, "traceparent"), TraceState: onlyField(s.fields, "tracestate")}
+}
+
+func (s *diverted) told(e *h2) {
+	if x := s.exchange; x != nil {
+		x.End, x.Laptop = time.Now(), s.fallback == ""
+		e.c.router.opts.Observe(*x)
+	}
+}
+
+// onlyField returns the only field of a name; "" if there is none, or several.
+func onlyField(fields []hpack.HeaderField, name string) string {
+	value, seen := "", false
+	for _, f := range fields {
+		if f.Name != name {
+			continue
+		}
+		if seen || len(f.Value) > maxTraceHeader {
+			return ""
+		}
+		value, seen = f.Value, true
+	}
+	return value
 }
 
 // header returns the only header of a name of the request in hand; "" if there is none, or several.

@@ -1,7 +1,12 @@
 package intercept
 
 import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -36,6 +41,59 @@ func TestObservedRequestsAreForwardedAsTheyCame(t *testing.T) {
 	again := want
 	again.Status, again.TraceParent = 503, "" // several are none
 	for _, x := range []Exchange{want, again} {
+		got := <-told
+		if diff := cmp.Diff(x, got, cmpopts.IgnoreFields(Exchange{}, "Begin", "End", "Route.Match")); diff != "" {
+			t.Errorf("(-want +told):\n%s", diff)
+		}
+		if got.Begin.IsZero() || got.End.Before(got.Begin) {
+			t.Errorf("from %s to %s", got.Begin, got.End)
+		}
+	}
+	if len(told) > 0 {
+		t.Errorf("told of %+v", <-told)
+	}
+}
+
+// Streams of HTTP/2 are told of one by one, as requests are.
+func TestObservedStreams(t *testing.T) {
+	t.Parallel()
+	told := make(chan Exchange, 16)
+	var down atomic.Bool
+	dial := tunnelTo(h2Server(t, "laptop"), true)
+	g := newRig(t, Options{Endpoints: endpoints(h2Server(t, "origin")), Observe: func(x Exchange) { told <- x },
+		DialTunnel: func(ctx context.Context, r Route, a net.Addr) (net.Conn, error) {
+			if down.Load() {
+				return nil, errors.New("no laptop is connected")
+			}
+			return dial(ctx, r, a)
+		}})
+	g.apply("1", Listener{Routes: []Route{forLaptop}})
+	client := func() *http.Client { return h2Client(t, g.addr(1)) }
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	send := func(c *http.Client, path, key string) {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodGet, "http://cart"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Traceparent", parent)
+		req.Header.Set("X-Key", key)
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text(t, res)
+	}
+	c := client()
+	send(c, "/", "bob")
+	send(c, "/", "ada")
+	send(c, "/hints", "ada")
+	down.Store(true)
+	send(client(), "/", "ada")
+	want := Exchange{Route: forLaptop, Service: "shop/cart", ServicePort: 80, Laptop: true, Status: 200, TraceParent: parent}
+	hints, fallback := want, want
+	hints.Status, fallback.Laptop = 204, false
+	for _, x := range []Exchange{want, hints, fallback} {
 		got := <-told
 		if diff := cmp.Diff(x, got, cmpopts.IgnoreFields(Exchange{}, "Begin", "End", "Route.Match")); diff != "" {
 			t.Errorf("(-want +told):\n%s", diff)
