@@ -56,7 +56,7 @@ A session records every alteration of the cluster; closing it puts everything ba
 	flags.StringVar(&app.kube.Context, "context", "", "kubeconfig context to use")
 	flags.StringVarP(&app.kube.Kubeconfig, "kubeconfig", "k", "", "path of the kubeconfig file")
 	flags.BoolVarP(&app.quiet, "quiet", "q", false, "print nothing but results and errors")
-	root.AddCommand(newInterceptCmd(app), newSessionCmd(app), newEnvCmd(app), newStageCmd(app), newInstallCmd(app), newUninstallCmd(app), newGraphCmd(app), newStatusCmd(app), newDoctorCmd(app), newVersionCmd(app))
+	root.AddCommand(newInterceptCmd(app), newSessionCmd(app), newEnvCmd(app), newStageCmd(app), newPipelineCmd(app), newInstallCmd(app), newUninstallCmd(app), newGraphCmd(app), newStatusCmd(app), newDoctorCmd(app), newVersionCmd(app))
 	for _, r := range roles {
 		r.Hidden = true
 		root.AddCommand(r)

@@ -41,6 +41,19 @@ const (
 	teardownUnproven = 3 // it may be that something of the environment is left
 )
 
+// resultOf is an exit code in words.
+func resultOf(code int) string {
+	return []string{"passed", "failed", "environment failed", "teardown not verified"}[code]
+}
+
+// What a stage may take, unless somebody says otherwise.
+const (
+	stageTTL      = 2 * time.Hour
+	stageReady    = 10 * time.Minute
+	stageTimeout  = time.Hour
+	stageTeardown = 2 * time.Minute
+)
+
 const (
 	stageLease = 45 * time.Second // without a sign of this process the environment ends
 	renewEvery = 10 * time.Second
@@ -95,10 +108,10 @@ Exit codes: 0 the command passed, 1 it failed, 2 the environment did, 3 it is no
 	}
 	o.envSpecOptions.flags(cmd)
 	f := cmd.Flags()
-	f.DurationVar(&o.ttl, "ttl", 2*time.Hour, "how long the environment may live at most, 1m-720h")
-	f.DurationVar(&o.ready, "ready-timeout", 10*time.Minute, "how long the environment may take to be ready")
-	f.DurationVar(&o.timeout, "timeout", time.Hour, "how long the command may run")
-	f.DurationVar(&o.teardown, "teardown-timeout", 2*time.Minute, "how long to wait until nothing of the environment is left")
+	f.DurationVar(&o.ttl, "ttl", stageTTL, "how long the environment may live at most, 1m-720h")
+	f.DurationVar(&o.ready, "ready-timeout", stageReady, "how long the environment may take to be ready")
+	f.DurationVar(&o.timeout, "timeout", stageTimeout, "how long the command may run")
+	f.DurationVar(&o.teardown, "teardown-timeout", stageTeardown, "how long to wait until nothing of the environment is left")
 	f.DurationVar(&o.keepFor, "keep-on-failure", 0, "keep the environment for so long if the command fails")
 	f.StringVar(&o.junit, "junit", "", "`GLOB` of the command's reports in JUnit's form: they are summed up, and kept with the artifacts")
 	f.StringVar(&o.artifacts, "artifacts", "", "`DIR` for the pods' logs, events and reports (default: kept only if something fails, in dayfly-artifacts)")
@@ -460,7 +473,7 @@ func (r *running) down(ctx context.Context) error {
 }
 
 func (r *running) tell(code int) {
-	r.view.ExitCode, r.view.Result = code, []string{"passed", "failed", "environment failed", "teardown not verified"}[code]
+	r.view.ExitCode, r.view.Result = code, resultOf(code)
 	parts := []string{fmt.Sprintf("environment %.1fs", r.view.Ready)}
 	if slices.Contains([]int{stagePassed, stageFailed}, code) {
 		parts = append(parts, fmt.Sprintf("command %.1fs", r.view.Ran))

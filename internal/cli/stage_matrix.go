@@ -107,8 +107,7 @@ func (o *stageOptions) runMatrix(ctx context.Context) error {
 				return
 			}
 			one := o.of(c, &writing)
-			defer one.app.Out.(*prefixed).flush()
-			defer one.app.Err.(*prefixed).flush()
+			defer one.app.flush()
 			r, err := one.one(ctx)
 			if errs[i] = err; r != nil {
 				results[i] = r.view
@@ -129,7 +128,7 @@ func (o *stageOptions) runMatrix(ctx context.Context) error {
 	for i := range all {
 		if errs[i] != nil {
 			o.app.warn("%s: %s", all[i], errs[i])
-			results[i] = stageView{APIVersion: viewVersion, Kind: "Stage", Stage: o.name, Matrix: all[i], Result: "environment failed", ExitCode: environmentFails}
+			results[i] = stageView{APIVersion: viewVersion, Kind: "Stage", Stage: o.name, Matrix: all[i], Result: resultOf(environmentFails), ExitCode: environmentFails}
 		}
 		worst = max(worst, results[i].ExitCode)
 	}
@@ -141,13 +140,8 @@ func (o *stageOptions) runMatrix(ctx context.Context) error {
 
 // of is the stage of one combination, whose lines begin with it.
 func (o *stageOptions) of(c cell, writing *sync.Mutex) *stageOptions {
-	one, app := *o, *o.app
-	prefix := o.app.paint(dim, c.String()+" | ")
-	app.Out, app.Err = &prefixed{mu: writing, to: o.app.Out, prefix: prefix}, &prefixed{mu: writing, to: o.app.Err, prefix: prefix}
-	one.app, one.cell, one.matrix, one.output = &app, c, nil, "table"
-	if o.output != "table" {
-		app.Out = &prefixed{mu: writing, to: o.app.Err, prefix: prefix} // standard output is the result's
-	}
+	one := *o
+	one.app, one.cell, one.matrix, one.output = o.app.prefixed(c.String(), writing, o.output != "table"), c, nil, "table"
 	for _, s := range c {
 		one.set = append(slices.Clip(one.set), s.Parameter+"="+s.Value)
 	}
@@ -165,6 +159,26 @@ func (o *stageOptions) summary(results []stageView) error {
 		fmt.Fprintf(t, "%s\t%s\t%.1fs\t%.1fs\t%.1fs\n", r.Matrix, r.Result, r.Ready, r.Ran, r.Teardown)
 	}
 	return t.Flush()
+}
+
+// prefixed is the app for one of several that write at once: its lines begin with a name. Its standard output is standard error if
+// that is the result's.
+func (a *App) prefixed(name string, writing *sync.Mutex, aside bool) *App {
+	app, prefix, out := *a, a.paint(dim, name+" | "), a.Out
+	if aside {
+		out = a.Err
+	}
+	app.Out, app.Err = &prefixed{mu: writing, to: out, prefix: prefix}, &prefixed{mu: writing, to: a.Err, prefix: prefix}
+	return &app
+}
+
+// flush writes the last line of an app that is prefixed, if it has no end.
+func (a *App) flush() {
+	for _, w := range []io.Writer{a.Out, a.Err} {
+		if p, ok := w.(*prefixed); ok {
+			p.flush()
+		}
+	}
 }
 
 // prefixed writes whole lines, each with a prefix.

@@ -3,9 +3,12 @@ package cli
 import (
 	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestMatrixHasAllCombinations(t *testing.T) {
@@ -24,6 +27,40 @@ func TestMatrixHasAllCombinations(t *testing.T) {
 	for what, matrix := range map[string][]string{"no value": {"a"}, "twice": {"a=1", "a=2"}, "too many": {"a=" + many, "b=" + many}} {
 		if c, err := cells(matrix); err == nil {
 			t.Errorf("%s: %v", what, c)
+		}
+	}
+}
+
+func TestPipelineFiles(t *testing.T) {
+	t.Parallel()
+	const head = "apiVersion: cli.dayfly.dev/v1\nkind: Pipeline\nstages:\n"
+	read := func(text string) (*pipelineFile, error) {
+		path := filepath.Join(t.TempDir(), "p.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return readPipeline(path)
+	}
+	p, err := read(head + "- {name: a, file: deploy, run: 'true', timeout: 5m}\n- {name: b, file: deploy, run: 'true', needs: [a], set: [x=1]}\n")
+	if err != nil || len(p.Stages) != 2 || p.Stages[0].Timeout.Duration != 5*time.Minute || p.Stages[1].Needs[0] != "a" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	one := (&pipelineOptions{app: &App{}, file: "ci/p.yaml", artifacts: "out"}).options(p.Stages[0], new(sync.Mutex))
+	if one.dir != "ci/deploy" || one.timeout != 5*time.Minute || one.ttl != stageTTL || one.artifacts != "out/a" || fmt.Sprint(one.command) != "[sh -c true]" {
+		t.Errorf("%+v", one)
+	}
+	for want, text := range map[string]string{
+		"is no file of stages":                 head + "- {name: a, file: d, run: r, retries: 3}\n",
+		"not a Pipeline":                       "apiVersion: v1\nkind: ConfigMap\n",
+		"it has 0 stages":                      head,
+		"stage 1 has no name":                  head + "- {file: d, run: r}\n",
+		"there are two stages a":               head + "- {name: a, file: d, run: r}\n- {name: a, file: d, run: r}\n",
+		"stage a must say":                     head + "- {name: a, file: d}\n",
+		"stage a needs b, which there is none": head + "- {name: a, file: d, run: r, needs: [b]}\n",
+		"needs itself, by way of":              head + "- {name: a, file: d, run: r, needs: [b]}\n- {name: b, file: d, run: r, needs: [a]}\n",
+	} {
+		if _, err := read(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
 		}
 	}
 }

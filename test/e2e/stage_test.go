@@ -187,6 +187,43 @@ func TestStageMatrix(t *testing.T) {
 	}
 }
 
+// The stages of a file run beside each other, each after those that it needs; what needs one that failed is skipped.
+func TestPipelineOfStages(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	web := webFolder(t, "")
+	dir := filepath.Dir(web)
+	file := filepath.Join(dir, "pipeline.yaml")
+	stage := func(name, run, needs string) string {
+		return fmt.Sprintf("  - {name: %s, file: %s, run: '%s', needs: [%s]}\n", name, filepath.Base(web), run, needs)
+	}
+	must(t, os.WriteFile(file, []byte("apiVersion: cli.dayfly.dev/v1\nkind: Pipeline\nstages:\n"+
+		stage("first", "touch "+dir+"/first", "")+stage("beside", "exit 3", "")+stage("after", "test -e "+dir+"/first && echo $DAYFLY_NAMESPACE", "first")+
+		stage("never", "touch "+dir+"/never", "beside, first")), 0o600))
+	out, says, code := l.try("pipeline", "run", "-f", file, "--artifacts", dir+"/out", "-o", "json")
+	var list struct{ Items []stageResult }
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Items) != 4 || code != 1 {
+		t.Fatalf("exit code %d, %v\n%s\n%s", code, err, out, says)
+	}
+	for i, want := range []string{"passed", "failed", "passed", "skipped: beside has not passed"} {
+		if r := list.Items[i]; r.Result != want {
+			t.Errorf("%+v, want %s", r, want)
+		}
+	}
+	if !strings.Contains(says, "after | "+list.Items[2].Namespace+"\n") {
+		t.Errorf("it says\n%s", says)
+	}
+	if _, err := os.Stat(dir + "/never"); err == nil {
+		t.Error("what needs one that failed has run")
+	}
+	if found, _ := filepath.Glob(dir + "/out/beside/logs/web-*.log"); len(found) == 0 {
+		t.Error("no logs are kept of the one that failed")
+	}
+	if left := environmentsOf(home); len(left) > 0 {
+		t.Errorf("left over: %s", left)
+	}
+}
+
 // What fails can be kept to be looked at; it ends by itself.
 func TestStageThatFailsIsKept(t *testing.T) {
 	t.Parallel()
