@@ -410,6 +410,46 @@ func TestEnvironmentFailuresAreNamedAndHoldUpNobody(t *testing.T) {
 	checkNobodySpeaksOf(t, "env-"+home+"-stuck")
 }
 
+// Twenty environments that are asked for at once are all made, and taken away at once; none is in the way of another.
+func TestTwentyEnvironmentsAtOnce(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	dir := webFolder(t, "")
+	var names []string
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("pr-%d", i))
+	}
+	start := time.Now()
+	errs := make(chan error, len(names))
+	for _, name := range names {
+		go func() {
+			if out, err := l.command("env", "create", name, "-f", dir).CombinedOutput(); err != nil {
+				errs <- fmt.Errorf("%s: %w\n%s", name, err, out)
+				return
+			}
+			errs <- nil
+		}()
+	}
+	for range names {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Logf("all ready after %v", time.Since(start).Round(10*time.Millisecond))
+	for _, name := range names[:3] {
+		if ns := "env-" + home + "-" + name; len(podIPs(t, ns, "app=web")) != 1 {
+			t.Errorf("%s does not run", name)
+		}
+	}
+	start = time.Now()
+	l.dayfly(append([]string{"env", "delete"}, names...)...)
+	t.Logf("all gone after %v", time.Since(start).Round(10*time.Millisecond))
+	if left := environmentsOf(home); len(left) > 0 {
+		t.Errorf("left over: %s", left)
+	}
+	checkNobodySpeaksOf(t, "env-"+home+"-pr-7")
+}
+
 // An environment goes when its time is over, and later if it is extended.
 func TestEnvironmentEndsWhenItsTimeIsOver(t *testing.T) {
 	t.Parallel()
