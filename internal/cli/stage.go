@@ -289,7 +289,9 @@ func (r *running) vars(ctx context.Context) (v stageVars, err error) {
 	if v.kubeconfig, err = kube.WriteKubeconfig(r.app.kube, r.view.Namespace); err != nil {
 		return v, err
 	}
-	v.env = append(v.env, "KUBECONFIG="+v.kubeconfig)
+	if v.kubeconfig != "" {
+		v.env = append(v.env, "KUBECONFIG="+v.kubeconfig)
+	}
 	return v, nil
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // WriteKubeconfig writes the kubeconfig that o names into a new file that only its owner may read: its context alone, with all that
-// this one needs, in a namespace. It returns the file's path, or an error and no file.
+// this one needs, in a namespace. It returns the file's path; "" if there is none, as in a pod, which has its own way to the cluster.
 func WriteKubeconfig(o Options, namespace string) (string, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.Kubeconfig
@@ -21,7 +21,7 @@ func WriteKubeconfig(o Options, namespace string) (string, error) {
 		raw.CurrentContext = o.Context
 	}
 	if raw.Contexts[raw.CurrentContext] == nil {
-		return "", fmt.Errorf("there is no kubeconfig to hand on") // such as in a pod
+		return "", nil
 	}
 	if err := clientcmdapi.MinifyConfig(raw); err != nil {
 		return "", fmt.Errorf("reading the kubeconfig: %w", err)
