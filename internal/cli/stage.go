@@ -246,19 +246,19 @@ func (r *running) work(ctx context.Context) int {
 	began = time.Now()
 	err = r.runCommand(ctx, append(os.Environ(), vars.env...))
 	r.view.Ran = time.Since(began).Seconds()
-	if err == nil {
+	exit, exited := errors.AsType[*exitError](exitOf(err))
+	switch {
+	case err == nil:
 		r.view.Command = new(0)
 		return stagePassed
-	}
-	if errors.Is(err, errGone) {
-		r.app.warn("%s", err)
-		return environmentFails
-	}
-	if exit, ok := errors.AsType[*exitError](exitOf(err)); ok {
+	case exited:
 		r.view.Command = new(exit.code)
 		r.app.say("the command ended with exit code %d", exit.code)
-	} else {
+	case ctx.Err() == nil:
 		r.app.warn("%s", err)
+	}
+	if errors.Is(err, errGone) {
+		return environmentFails
 	}
 	return stageFailed
 }
@@ -314,6 +314,9 @@ func (r *running) runCommand(ctx context.Context, env []string) error {
 	if r.output != "table" {
 		cmd.Stdout = r.app.Err // standard output is the result's
 	}
+	if _, several := r.app.Out.(*prefixed); several {
+		cmd.Stdin = nil // it is nobody's more than another's
+	}
 	cmd.WaitDelay = hurry    // for what the command leaves behind, which may hold its output
 	alone := !inForeground() // of a terminal, which sends ^C to all that is there
 	started, finished := make(chan error), make(chan error, 1)
@@ -327,7 +330,11 @@ func (r *running) runCommand(ctx context.Context, env []string) error {
 			return
 		}
 		started <- nil
-		finished <- cmd.Wait()
+		err := cmd.Wait()
+		if errors.Is(err, exec.ErrWaitDelay) { // it has ended well; what it left behind has not
+			err = nil
+		}
+		finished <- err
 	}()
 	if err := <-started; err != nil {
 		return cannotStart(err)
