@@ -31,7 +31,7 @@ own, for a time. The namespace you act in (-n) is its home: who may have environ
 	}
 	group(cmd)
 	cmd.AddCommand(newEnvCreateCmd(app), newEnvListCmd(app), newEnvShowCmd(app), newEnvUpdateCmd(app), newEnvExtendCmd(app), newEnvDeleteCmd(app),
-		newEnvSleepCmd(app), newEnvWakeCmd(app), newEnvHistoryCmd(app), newEnvRollbackCmd(app), newEnvLogsCmd(app), newEnvEventsCmd(app))
+		newEnvOpenCmd(app), newEnvSleepCmd(app), newEnvWakeCmd(app), newEnvHistoryCmd(app), newEnvRollbackCmd(app), newEnvLogsCmd(app), newEnvEventsCmd(app))
 	return cmd
 }
 

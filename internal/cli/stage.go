@@ -16,6 +16,7 @@ import (
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	"dayfly.dev/dayfly/internal/environment"
+	"dayfly.dev/dayfly/internal/forward"
 	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/stage"
 	"dayfly.dev/dayfly/internal/usererr"
@@ -275,12 +276,12 @@ func (r *running) vars(ctx context.Context) (v stageVars, err error) {
 		return v, kube.Explain(err)
 	}
 	v.env = append([]string{"DAYFLY_ENVIRONMENT=" + e.Name, "DAYFLY_NAMESPACE=" + r.view.Namespace}, r.cell.env()...)
-	services, err := stage.Services(ctx, r.cluster.Config, r.view.Namespace, e.Status.Inventory)
+	services, err := forward.Services(ctx, r.cluster.Config, r.view.Namespace, e.Status.Inventory)
 	if err != nil {
 		return v, kube.Explain(err)
 	}
 	for _, s := range services {
-		f, err := stage.NewForward(ctx, r.cluster.Config, r.view.Namespace, s.Name, s.Port)
+		f, err := forward.Open(ctx, r.cluster.Config, 0, r.view.Namespace, s.Name, s.Port)
 		if err != nil {
 			return v, err
 		}

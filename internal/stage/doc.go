@@ -1,3 +1,2 @@
-// Package stage is what a pipeline's stage does around its command, while its environment is up: it reaches the components from
-// the machine that the command runs on, and collects what is to be kept before the environment goes.
+// Package stage collects what is to be kept of a pipeline's stage before its environment goes.
 package stage

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -182,6 +183,22 @@ func TestEnvironmentLivesAndIsGoneWithoutATrace(t *testing.T) {
 	}
 	if out, err := tryInPod(lives, "get", "-timeout", "2s", "https://kubernetes.default"); err == nil || strings.Contains(out, "403") {
 		t.Errorf("it reaches the API server: %s", out)
+	}
+	open := l.command("env", "open", "pr-1", "-o", "json")
+	opened, err := open.StdoutPipe()
+	must(t, err)
+	must(t, open.Start())
+	var list struct {
+		Items []struct{ Component, URL string }
+	}
+	if err := json.NewDecoder(opened).Decode(&list); err != nil || len(list.Items) != 1 || list.Items[0].Component != "storefront" {
+		t.Errorf("opened: %+v, %v", list, err)
+	} else if out, err := exec.Command(binTestapp, "get", list.Items[0].URL+"/api/shop").CombinedOutput(); err != nil || !strings.Contains(string(out), "v1") {
+		t.Errorf("by way of this machine, the shop says %s (%v)", out, err)
+	}
+	must(t, open.Process.Signal(os.Interrupt))
+	if err := open.Wait(); open.ProcessState.ExitCode() != 130 {
+		t.Errorf("after ^C: %v", err)
 	}
 	if logs := l.dayfly("env", "logs", "pr-1", "catalog"); !strings.Contains(logs, "catalog-") {
 		t.Errorf("logs: %s", logs)

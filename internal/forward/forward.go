@@ -1,4 +1,5 @@
-package stage
+// Package forward leads ports of this machine to Services in a cluster, by way of the API server.
+package forward
 
 import (
 	"context"
@@ -39,13 +40,14 @@ type ahead struct {
 	ended   chan struct{}
 }
 
-// NewForward listens until ctx ends. Each connection goes to a ready pod behind the Service's port of that name.
-func NewForward(ctx context.Context, config *rest.Config, namespace, service, port string) (*Forward, error) {
+// Open listens on a port of 127.0.0.1, any if it is 0, until ctx ends. Each connection goes to a ready pod behind the Service's port
+// of that name.
+func Open(ctx context.Context, config *rest.Config, local int, namespace, service, port string) (*Forward, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(local)))
 	if err != nil {
 		return nil, err
 	}
