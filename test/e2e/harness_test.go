@@ -109,7 +109,7 @@ func awaitEndpoints(t *testing.T, ns, service string, ready int) {
 		if n < ready {
 			return fmt.Errorf("%d of %d are ready", n, ready)
 		}
-		return nil
+		return cluster.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: service}, &corev1.Endpoints{}) // what came before slices is written too, later
 	})
 }
 
