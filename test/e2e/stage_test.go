@@ -195,7 +195,7 @@ func TestPipelineOfStages(t *testing.T) {
 	dir := filepath.Dir(web)
 	file := filepath.Join(dir, "pipeline.yaml")
 	stage := func(name, run, needs string) string {
-		return fmt.Sprintf("  - {name: %s, file: %s, run: '%s', needs: [%s]}\n", name, filepath.Base(web), run, needs)
+		return fmt.Sprintf("  - {name: %s, file: \"%s\", run: '%s', needs: [%s]}\n", name, filepath.Base(web), run, needs)
 	}
 	must(t, os.WriteFile(file, []byte("apiVersion: cli.dayfly.dev/v1\nkind: Pipeline\nstages:\n"+
 		stage("first", "touch "+dir+"/first", "")+stage("beside", "exit 3", "")+stage("after", "test -e "+dir+"/first && echo $DAYFLY_NAMESPACE", "first")+
