@@ -378,6 +378,7 @@ func minor(version string) string {
 
 // sweep ends what a dayfly process of this laptop left behind that was killed. It does what it can and says what it did.
 func sweep(ctx context.Context, app *App, c *kube.Cluster) {
+	sweepStages()
 	l, err := openLaptop(c)
 	if err != nil {
 		return

@@ -173,6 +173,7 @@ func (o *stageOptions) run(ctx context.Context) error {
 
 // one runs one stage to its end. The error is for what is not a result: a wrong command line, a signal.
 func (o *stageOptions) one(ctx context.Context) (*running, error) {
+	sweepStages()
 	c, err := o.app.open()
 	if err != nil {
 		return nil, err
@@ -287,10 +288,15 @@ func (r *running) vars(ctx context.Context) (v stageVars, err error) {
 		}
 		v.env = append(v.env, "DAYFLY_URL_"+variable(s.Component)+"=http://"+f.Address)
 	}
-	if v.kubeconfig, err = kube.WriteKubeconfig(r.app.kube, r.view.Namespace); err != nil {
+	if v.kubeconfig, err = stageFile(e.Name); err != nil {
 		return v, err
 	}
-	if v.kubeconfig != "" {
+	written, err := kube.WriteKubeconfig(r.app.kube, r.view.Namespace, v.kubeconfig)
+	if err != nil {
+		os.Remove(v.kubeconfig)
+		return v, err
+	}
+	if written {
 		v.env = append(v.env, "KUBECONFIG="+v.kubeconfig)
 	}
 	return v, nil

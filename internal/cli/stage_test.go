@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -62,6 +63,31 @@ func TestPipelineFiles(t *testing.T) {
 		if _, err := read(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+}
+
+// The kubeconfig of a runner that was killed is deleted by the next; that of one that runs is not.
+func TestKubeconfigsOfTheDeadAreDeleted(t *testing.T) {
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	mine, err := stageFile("test-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := filepath.Join(filepath.Dir(mine), fmt.Sprintf("%d.123.test-2.kubeconfig", dead.Process.Pid))
+	reused := filepath.Join(filepath.Dir(mine), fmt.Sprintf("%d.1.test-3.kubeconfig", os.Getpid())) // another process had this number
+	for _, path := range []string{mine, gone, reused} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweepStages()
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(mine), "*"))
+	if len(left) != 1 || left[0] != mine {
+		t.Errorf("left: %s", left)
 	}
 }
 
