@@ -30,7 +30,7 @@ An environment is a copy of an application, made from a folder (a kustomization,
 own, for a time. The namespace you act in (-n) is its home: who may have environments is a right there.`,
 	}
 	group(cmd)
-	cmd.AddCommand(newEnvCreateCmd(app), newEnvListCmd(app), newEnvShowCmd(app), newEnvUpdateCmd(app), newEnvExtendCmd(app), newEnvDeleteCmd(app),
+	cmd.AddCommand(newEnvCreateCmd(app), newEnvListCmd(app), newEnvShowCmd(app), newEnvUpdateCmd(app), newEnvDiffCmd(app), newEnvExtendCmd(app), newEnvDeleteCmd(app),
 		newEnvOpenCmd(app), newEnvSleepCmd(app), newEnvWakeCmd(app), newEnvHistoryCmd(app), newEnvRollbackCmd(app), newEnvLogsCmd(app), newEnvEventsCmd(app))
 	return cmd
 }

@@ -115,26 +115,35 @@ const mostPacked = 900 << 10
 // blueprint packs the folder for an environment that has everything else already, once this laptop has seen that it can be
 // rendered: what is wrong with it is told before the cluster is asked.
 func (o *envSpecOptions) blueprint(ctx context.Context, app *App, e *v1alpha1.Environment) (*v1alpha1.Blueprint, error) {
-	info, err := os.Stat(o.dir)
-	if err != nil || !info.IsDir() {
-		return nil, usererr.New(usererr.Usage, "name a folder that holds a kustomization, a Helm chart, or manifests", "-f %s is no folder", o.dir)
-	}
-	folder, err := source.ReadFolder(os.DirFS(o.dir))
+	folder, packed, err := o.read()
 	if err != nil {
 		return nil, err
-	}
-	packed, err := folder.Pack()
-	if err != nil {
-		return nil, err
-	}
-	if len(packed) > mostPacked {
-		return nil, usererr.New(usererr.Refused, "name the folder that holds the manifests, or list in .dayflyignore what is not needed",
-			"the folder has %d KiB when packed, and a cluster stores no more than %d", len(packed)>>10, mostPacked>>10)
 	}
 	digest := folder.Digest()
 	b := &v1alpha1.Blueprint{ObjectMeta: metav1.ObjectMeta{Namespace: e.Namespace, Name: e.Name + "-" + strings.TrimPrefix(digest, "sha256:")[:12]},
 		Spec: v1alpha1.BlueprintSpec{Digest: digest, Folder: packed}}
 	return b, tryRender(ctx, app, folder, e)
+}
+
+// read reads the folder and packs it.
+func (o *envSpecOptions) read() (source.Folder, []byte, error) {
+	info, err := os.Stat(o.dir)
+	if err != nil || !info.IsDir() {
+		return nil, nil, usererr.New(usererr.Usage, "name a folder that holds a kustomization, a Helm chart, or manifests", "-f %s is no folder", o.dir)
+	}
+	folder, err := source.ReadFolder(os.DirFS(o.dir))
+	if err != nil {
+		return nil, nil, err
+	}
+	packed, err := folder.Pack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(packed) > mostPacked {
+		return nil, nil, usererr.New(usererr.Refused, "name the folder that holds the manifests, or list in .dayflyignore what is not needed",
+			"the folder has %d KiB when packed, and a cluster stores no more than %d", len(packed)>>10, mostPacked>>10)
+	}
+	return folder, packed, nil
 }
 
 // tryRender renders as the controller will.
@@ -297,11 +306,7 @@ func (o *envUpdateOptions) run(ctx context.Context) error {
 
 // tryStored renders the folder that the cluster has with what is new.
 func (o *envUpdateOptions) tryStored(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) error {
-	b := &v1alpha1.Blueprint{}
-	if err := c.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: e.Spec.Blueprint}, b); err != nil {
-		return kube.Explain(err)
-	}
-	folder, err := source.Unpack(b.Spec.Folder)
+	folder, err := storedFolder(ctx, c, e)
 	if err != nil {
 		return err
 	}

@@ -217,7 +217,13 @@ func TestEnvironmentLivesAndIsGoneWithoutATrace(t *testing.T) {
 	must(t, err)
 	changed := strings.Replace(string(data), `value: "v1"`, `value: "v2"`, 1) + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: extra}\n"
 	must(t, os.WriteFile(filepath.Join(dir, "catalog.yaml"), []byte(changed), 0o600))
+	if out, _, code := l.try("env", "diff", "pr-1", "-f", dir, "--exit-code"); code != 1 || !strings.Contains(out, "+          value: v2\n") || !strings.Contains(out, "configmap/extra added") {
+		t.Errorf("diff: exit code %d\n%s", code, out)
+	}
 	l.dayfly("env", "update", "pr-1", "-f", dir)
+	if out, says, code := l.try("env", "diff", "pr-1", "-f", dir, "--exit-code"); code != 0 || out != "" {
+		t.Errorf("after the update: exit code %d\n%s%s", code, out, says)
+	}
 	e := getEnv(t, home, "pr-1")
 	if r := e.Status.Revisions; r.Ready == first || r.Ready != r.Requested || r.Applied != r.Requested {
 		t.Errorf("revisions: %+v, the first was %s", r, first)
