@@ -168,22 +168,26 @@ func readyOf(v environmentView) string {
 }
 
 func newEnvShowCmd(app *App) *cobra.Command {
-	var output format
-	cmd := &cobra.Command{
+	return newEnvLookCmd(app, app.showEnvironment, &cobra.Command{
 		Use: "show NAME", Short: "Show one environment: its components, and what is wrong", Example: "  dayfly env show pr-1 -n team -o yaml",
-		Args: takes(cobra.ExactArgs(1)), ValidArgsFunction: app.completeEnvironment,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := app.open()
-			if err != nil {
-				return err
-			}
-			defer app.after("waiting for the cluster (%s)", c.Config.Host)()
-			e, err := getEnvironment(cmd.Context(), c, args[0])
-			if err != nil {
-				return err
-			}
-			return app.showEnvironment(output, e)
-		},
+	})
+}
+
+// newEnvLookCmd completes a command that shows something of one environment.
+func newEnvLookCmd(app *App, show func(format, *v1alpha1.Environment) error, cmd *cobra.Command) *cobra.Command {
+	var output format
+	cmd.Args, cmd.ValidArgsFunction = takes(cobra.ExactArgs(1)), app.completeEnvironment
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := app.open()
+		if err != nil {
+			return err
+		}
+		defer app.after("waiting for the cluster (%s)", c.Config.Host)()
+		e, err := getEnvironment(cmd.Context(), c, args[0])
+		if err != nil {
+			return err
+		}
+		return show(output, e)
 	}
 	outputFlag(cmd, &output)
 	return cmd

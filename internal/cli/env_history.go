@@ -12,7 +12,6 @@ import (
 	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/usererr"
 	"github.com/spf13/cobra"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -35,25 +34,9 @@ type pastList struct {
 }
 
 func newEnvHistoryCmd(app *App) *cobra.Command {
-	var output format
-	cmd := &cobra.Command{
+	return newEnvLookCmd(app, app.showHistory, &cobra.Command{
 		Use: "history NAME", Short: "List the revisions of an environment that were ready, the newest first", Example: "  dayfly env history pr-1 -n team",
-		Args: takes(cobra.ExactArgs(1)), ValidArgsFunction: app.completeEnvironment,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := app.open()
-			if err != nil {
-				return err
-			}
-			defer app.after("waiting for the cluster (%s)", c.Config.Host)()
-			e, err := getEnvironment(cmd.Context(), c, args[0])
-			if err != nil {
-				return err
-			}
-			return app.showHistory(output, e)
-		},
-	}
-	outputFlag(cmd, &output)
-	return cmd
+	})
 }
 
 // awake is a revision without the mark of sleep: what is gone back to is what it consists of.
@@ -147,11 +130,8 @@ func (o *envRollbackOptions) run(ctx context.Context) error {
 	if err := c.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: past.Blueprint}, &v1alpha1.Blueprint{}); err != nil {
 		return kube.Explain(err)
 	}
-	if err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
-		if apierrors.IsConflict(err) {
-			return usererr.New(usererr.Conflict, "run it again", "environment %s was changed by somebody else meanwhile", o.name)
-		}
-		return kube.Explain(err)
+	if err := changeEnvironment(ctx, c, before, e); err != nil {
+		return err
 	}
 	o.app.say("environment %s goes back to revision %s", e.Name, past.Revision)
 	return o.await(ctx, c, e)
@@ -177,9 +157,7 @@ func (a *App) completeRevision(cmd *cobra.Command, args []string, word string) (
 	if len(args) != 1 {
 		return a.completeEnvironment(cmd, args, word)
 	}
-	return a.completeWith(func(ctx context.Context, c *kube.Cluster) (out []string) {
-		var e v1alpha1.Environment
-		_ = c.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: args[0]}, &e)
+	return a.completeOf(args[0], func(e *v1alpha1.Environment) (out []string) {
 		for _, p := range e.Status.History {
 			out = append(out, p.Revision)
 		}

@@ -250,14 +250,21 @@ func (a *App) completeComponent(cmd *cobra.Command, args []string, word string) 
 	if len(args) != 1 {
 		return a.completeEnvironment(cmd, args, word)
 	}
-	return a.completeWith(func(ctx context.Context, c *kube.Cluster) (out []string) {
-		var e v1alpha1.Environment
-		_ = c.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: args[0]}, &e)
+	return a.completeOf(args[0], func(e *v1alpha1.Environment) (out []string) {
 		for _, s := range e.Status.Components {
 			if s.Name != "" {
 				out = append(out, s.Name)
 			}
 		}
 		return out
+	})
+}
+
+// completeOf completes names of what an environment has.
+func (a *App) completeOf(name string, names func(*v1alpha1.Environment) []string) ([]string, cobra.ShellCompDirective) {
+	return a.completeWith(func(ctx context.Context, c *kube.Cluster) []string {
+		var e v1alpha1.Environment
+		_ = c.Get(ctx, client.ObjectKey{Namespace: c.Namespace, Name: name}, &e)
+		return names(&e)
 	})
 }

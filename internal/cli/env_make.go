@@ -292,16 +292,22 @@ func (o *envUpdateOptions) run(ctx context.Context) error {
 	} else if err := o.tryStored(ctx, c, e); err != nil {
 		return err
 	}
-	if err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
-		if apierrors.IsConflict(err) {
-			return usererr.New(usererr.Conflict, "run it again", "environment %s was changed by somebody else meanwhile", o.name)
-		}
-		return kube.Explain(err)
+	if err := changeEnvironment(ctx, c, before, e); err != nil {
+		return err
 	}
 	if err := forgetBlueprints(ctx, c, e); err != nil {
 		return err
 	}
 	return o.await(ctx, c, e)
+}
+
+// changeEnvironment writes what was changed, unless somebody else was faster.
+func changeEnvironment(ctx context.Context, c *kube.Cluster, before, e *v1alpha1.Environment) error {
+	err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if apierrors.IsConflict(err) {
+		return usererr.New(usererr.Conflict, "run it again", "environment %s was changed by somebody else meanwhile", e.Name)
+	}
+	return kube.Explain(err)
 }
 
 // tryStored renders the folder that the cluster has with what is new.
