@@ -25,8 +25,9 @@ type candidate struct {
 	identity string
 
 	mu      sync.Mutex
-	term    int64 // in which it led last
-	version int64 // of the last table in that term
+	term    int64     // in which it led last
+	version int64     // of the last table in that term
+	away    time.Time // when the API server last did not answer
 }
 
 func newCandidate(pod string) *candidate {
@@ -62,6 +63,23 @@ func (c *candidate) made(version int64) {
 	c.version = max(c.version, version)
 }
 
+// missed records that the API server does not answer.
+func (c *candidate) missed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.away = time.Now()
+}
+
+// relistTime is how long after the API server was away a node may still be about to read everything anew.
+const relistTime = time.Minute
+
+// relisting says whether the API server was away lately.
+func (c *candidate) relisting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.away.IsZero() && time.Since(c.away) < relistTime
+}
+
 const (
 	lookEvery   = time.Second
 	lookTimeout = 2 * time.Second
@@ -72,7 +90,7 @@ var errWasAway = errors.New("the API server was away: what is known of it may be
 
 // noticeAbsence returns an error as soon as the API server answers again after it did not for a while. What watches it has
 // been trying less and less often meanwhile, and would see what is new only up to half a minute later.
-func noticeAbsence(ctx context.Context, live client.Reader, o Options) error {
+func noticeAbsence(ctx context.Context, live client.Reader, o Options, me *candidate) error {
 	var since time.Time // it does not answer; zero: it does
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -89,6 +107,9 @@ func noticeAbsence(ctx context.Context, live client.Reader, o Options) error {
 			since = time.Time{}
 		case since.IsZero():
 			since = time.Now()
+		}
+		if !since.IsZero() {
+			me.missed()
 		}
 	}
 }

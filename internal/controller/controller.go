@@ -18,6 +18,7 @@ import (
 	"dayfly.dev/dayfly/internal/control"
 	"dayfly.dev/dayfly/internal/environment"
 	"dayfly.dev/dayfly/internal/identity"
+	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/session"
 	"dayfly.dev/dayfly/internal/source"
 	"github.com/go-logr/logr"
@@ -82,6 +83,9 @@ func Run(ctx context.Context, o Options) error {
 		if time.Since(began) > startAgainMost {
 			pause = startAgain
 		}
+		if kube.Away(err) {
+			me.missed()
+		}
 		o.Logger.Warn("starting over", "reason", err)
 		select {
 		case <-ctx.Done():
@@ -131,7 +135,7 @@ func runOnce(ctx context.Context, o Options, me *candidate, started *atomic.Bool
 	if err != nil {
 		return err
 	}
-	engine := session.New(session.Options{Client: writer, Reader: live, Fleet: fleet, System: system, Logger: o.Logger, Bounds: o.Bounds, Neighbours: near.all, Now: o.Now,
+	engine := session.New(session.Options{Client: writer, Reader: live, Fleet: fleet, System: system, Logger: o.Logger, Bounds: o.Bounds, Neighbours: near.all, Now: o.Now, Relisting: me.relisting,
 		Events: mgr.GetEventRecorder("dayfly-controller"), Traces: o.Traces})
 	unregister, err := register(engine, &inventory{fleet: fleet, cached: mgr.GetClient(), version: o.Version})
 	defer unregister()
@@ -153,7 +157,7 @@ func runOnce(ctx context.Context, o Options, me *candidate, started *atomic.Bool
 	for _, r := range []manager.Runnable{
 		everywhere(func(ctx context.Context) error { return serveEnrolment(ctx, ca, certs, writer, o) }),
 		everywhere(func(ctx context.Context) error { return renew(ctx, ca, certs, o.Name) }),
-		everywhere(func(ctx context.Context) error { return noticeAbsence(ctx, live, o) }),
+		everywhere(func(ctx context.Context) error { return noticeAbsence(ctx, live, o, me) }),
 		near.cache,
 		leading(fleet.run),
 	} {

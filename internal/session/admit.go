@@ -189,6 +189,10 @@ func isSlow(s Step) bool {
 		return true
 	case WriteSlices:
 		return s.Reach != 0
+	case DeleteSlices:
+		return s.Settled
+	case Flip:
+		return s.Settled
 	}
 	return false
 }

@@ -196,7 +196,7 @@ func (d *decision) arm(svc *corev1.Service, a *v1alpha1.Alteration, p *v1alpha1.
 	case !flipped && st != nil && st.ArmedAt != nil:
 		d.step(CountRevert{Alteration: a, Port: id})
 	case !flipped && len(acked) == len(d.Routers):
-		d.step(Flip{Service: svc, Port: *p, From: p.Before, To: intstr.FromString(p.After)})
+		d.step(Flip{Service: svc, Port: *p, From: p.Before, To: intstr.FromString(p.After), Settled: d.Relisting})
 	case !flipped:
 	case st == nil || st.ArmedAt == nil:
 		if d.originalsIn(svc.Name, p) {
@@ -224,7 +224,7 @@ func (d *decision) release(svc *corev1.Service, a *v1alpha1.Alteration, p *v1alp
 			d.within(50 * time.Millisecond) // Kubernetes has yet to put the pods back
 			return
 		}
-		d.step(DeleteSlices{Slices: ours})
+		d.step(DeleteSlices{Slices: ours, Settled: d.Relisting})
 		return
 	}
 	d.drain(a, p, st)

@@ -212,6 +212,11 @@ func TestEachStateOfACaptureHasOneNextStep(t *testing.T) {
 			o, _ := offered()
 			return o
 		}, "service web port 80: targetPort 8080 to dayfly-x"},
+		{"after the API server was away, nodes must know the routers before the flip", func() *Observed {
+			o, _ := offered()
+			o.Relisting = true
+			return o
+		}, "settle, then service web port 80: targetPort 8080 to dayfly-x"},
 		{"it is not armed while original endpoints are offered", func() *Observed {
 			o, _ := offered()
 			flip(o)
@@ -286,6 +291,15 @@ func TestEachStateOfACaptureHasOneNextStep(t *testing.T) {
 			originals(o, "web", "http")
 			return o
 		}, "withdraw routers: " + ours},
+		{"after the API server was away, nodes must know the pods before they are", func() *Observed {
+			o, a := unwanted()
+			o.Relisting = true
+			offer(o, a, o.Routers)
+			armed(a)
+			originals(o, a.Spec.Origin, "p80")
+			originals(o, "web", "http")
+			return o
+		}, "settle, then withdraw routers: " + ours},
 		{"a service without pods does not hold the close up", func() *Observed {
 			o, a := unwanted()
 			offer(o, a, o.Routers)

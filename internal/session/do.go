@@ -58,6 +58,11 @@ func (e *Engine) dispatch(ctx context.Context, namespace string, s Step) error {
 	case AdmitRouters:
 		return e.admitRouters(ctx, s)
 	case DeleteSlices:
+		if s.Settled && len(s.Slices) > 0 {
+			if err := e.follow(ctx, fmt.Sprint("withdraw ", s.Slices[0].UID), drainPatience); err != nil {
+				return err
+			}
+		}
 		return e.deleteSlices(ctx, s.Slices)
 	case Flip:
 		return e.flip(ctx, s)
@@ -283,6 +288,11 @@ func isTestFailed(err error) bool {
 // flip writes one port's targetPort, if the object is still the one we know and the port still says what we think.
 func (e *Engine) flip(ctx context.Context, s Flip) error {
 	id := capturedPortOf(&s.Port)
+	if s.Settled {
+		if err := e.follow(ctx, fmt.Sprint("flip ", s.Service.UID, "/", id), drainPatience); err != nil {
+			return err
+		}
+	}
 	at := servicePortIndex(s.Service, id)
 	if at < 0 {
 		return nil
@@ -325,13 +335,12 @@ const armPatience, drainPatience = 10 * time.Second, 90 * time.Second
 
 // settle waits for the nodes.
 func (e *Engine) settle(ctx context.Context, s Settle) error {
-	err := e.fleet.Settle(ctx)
-	if err != nil && (ctx.Err() != nil || e.settling.patient(s)) {
-		return err
+	most := drainPatience
+	if s.Armed {
+		most = armPatience
 	}
-	e.settling.forget(s)
-	if err != nil {
-		e.log.Warn("nodes did not confirm in time", "alteration", s.Alteration.Name, "reason", err)
+	if err := e.follow(ctx, fmt.Sprintf("%s/%s/%t", s.Alteration.UID, s.Port, s.Armed), most); err != nil {
+		return err
 	}
 	p := emptyStatus(s.Port)
 	if now := e.now(); s.Armed {
@@ -340,6 +349,20 @@ func (e *Engine) settle(ctx context.Context, s Settle) error {
 		p.DrainUntil = new(metav1.NewMicroTime(now.Add(s.Drain)))
 	}
 	return e.markSettled(ctx, s.Alteration, p)
+}
+
+// follow returns once every node follows what was written before, or once it has been asked for as long as most: what for is
+// one waiting. Before that an error has it asked again.
+func (e *Engine) follow(ctx context.Context, what string, most time.Duration) error {
+	err := e.fleet.Settle(ctx)
+	if err != nil && (ctx.Err() != nil || e.settling.patient(what, most)) {
+		return err
+	}
+	e.settling.forget(what)
+	if err != nil {
+		e.log.Warn("nodes did not confirm in time", "what", what, "reason", err)
+	}
+	return nil
 }
 
 // markSettled writes a port's status. While the nodes were asked, the alteration may have been described anew: as long as
@@ -368,14 +391,8 @@ type settling struct {
 	since map[string]time.Time
 }
 
-func (s Settle) key() string { return fmt.Sprintf("%s/%s/%t", s.Alteration.UID, s.Port, s.Armed) }
-
 // patient says whether to ask again.
-func (t *settling) patient(s Settle) bool {
-	most := drainPatience
-	if s.Armed {
-		most = armPatience
-	}
+func (t *settling) patient(what string, most time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for key, since := range t.since { // of alterations that went another way
@@ -383,16 +400,16 @@ func (t *settling) patient(s Settle) bool {
 			delete(t.since, key)
 		}
 	}
-	if _, ok := t.since[s.key()]; !ok {
-		t.since[s.key()] = time.Now()
+	if _, ok := t.since[what]; !ok {
+		t.since[what] = time.Now()
 	}
-	return time.Since(t.since[s.key()]) < most
+	return time.Since(t.since[what]) < most
 }
 
-func (t *settling) forget(s Settle) {
+func (t *settling) forget(what string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.since, s.key())
+	delete(t.since, what)
 }
 
 func setPort(st *v1alpha1.AlterationStatus, p v1alpha1.PortStatus) {

@@ -74,6 +74,7 @@ type Observed struct {
 	Pods        map[string][]corev1.Pod                 // of a Service's selector, if there are policies
 	Routers     []Router
 	System      System
+	Relisting   bool // nodes may be reading everything anew: one that does sees changes in no order
 
 	NamespaceLabels map[string]string
 	Bounds          Bounds

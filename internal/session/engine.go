@@ -34,6 +34,8 @@ type Options struct {
 	Traces trace.TracerProvider // nil: none are made
 	Bounds Bounds
 	Now    func() time.Time // for leases; default time.Now
+	// Relisting says whether nodes may be reading all endpoints anew, such as after the API server was away; nil: never.
+	Relisting func() bool
 	// Neighbours returns the pods and namespaces of the cluster; nil where nothing is captured. What it returned may be old,
 	// as long as changes wake the engine and the fleet.
 	Neighbours func(context.Context) (Neighbours, error)
@@ -49,6 +51,7 @@ type Engine struct {
 	bounds  Bounds
 	now     func() time.Time
 	near    func(context.Context) (Neighbours, error)
+	relists func() bool
 	rights  rights
 	metrics *metrics
 	events  events.EventRecorder
@@ -71,7 +74,10 @@ func New(o Options) *Engine {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Engine{now: o.Now, client: o.Client, reader: o.Reader, fleet: o.Fleet, system: o.System, log: o.Logger, bounds: o.Bounds, near: o.Neighbours, rights: rights{answers: map[string]answer{}},
+	if o.Relisting == nil {
+		o.Relisting = func() bool { return false }
+	}
+	return &Engine{now: o.Now, client: o.Client, reader: o.Reader, fleet: o.Fleet, system: o.System, log: o.Logger, bounds: o.Bounds, near: o.Neighbours, relists: o.Relisting, rights: rights{answers: map[string]answer{}},
 		settling: settling{since: map[string]time.Time{}}, metrics: newMetrics(), events: o.Events, tracer: o.Traces.Tracer("dayfly.dev/session"), audit: audit{lives: map[string]map[string]*life{}}}
 }
 
@@ -122,7 +128,7 @@ func (e *Engine) Observe(ctx context.Context, namespace string) (*Observed, erro
 	o := &Observed{
 		Now: e.now(), Namespace: namespace, System: e.system, Routers: e.fleet.Routers(),
 		Services: map[string]*corev1.Service{}, Slices: map[string][]discoveryv1.EndpointSlice{}, Denied: map[string]string{},
-		Pods: map[string][]corev1.Pod{}, Taken: map[string][]string{}, Bounds: e.bounds,
+		Pods: map[string][]corev1.Pod{}, Taken: map[string][]string{}, Bounds: e.bounds, Relisting: e.relists(),
 	}
 	var sessions v1alpha1.SessionList
 	if err := e.reader.List(ctx, &sessions, client.InNamespace(namespace)); err != nil {

@@ -40,12 +40,16 @@ type (
 		Reach      int32 // router port: routers must reach the pods behind it first; 0: nobody keeps them from it
 	}
 	// DeleteSlices deletes EndpointSlices of ours.
-	DeleteSlices struct{ Slices []discoveryv1.EndpointSlice }
+	DeleteSlices struct {
+		Slices  []discoveryv1.EndpointSlice
+		Settled bool // every node must be known to follow before
+	}
 	// Flip changes a port's targetPort from From to To, and nothing if it is not From.
 	Flip struct {
 		Service  *corev1.Service
 		Port     v1alpha1.CapturedPort
 		From, To intstr.IntOrString
+		Settled  bool // every node must be known to follow before
 	}
 	// GiveBack returns the ownership of restored fields to the managers that had it.
 	GiveBack struct {
@@ -128,9 +132,18 @@ func (s WriteOrigin) String() string { return "write origin service " + s.Servic
 func (s WriteSlices) String() string {
 	return fmt.Sprintf("offer routers for service %s: %v", s.Service, offers(s.Want))
 }
-func (s DeleteSlices) String() string { return fmt.Sprintf("withdraw routers: %v", offers(s.Slices)) }
+func (s DeleteSlices) String() string {
+	return fmt.Sprintf("%swithdraw routers: %v", settled(s.Settled), offers(s.Slices))
+}
+
+func settled(before bool) string {
+	if before {
+		return "settle, then "
+	}
+	return ""
+}
 func (s Flip) String() string {
-	return fmt.Sprintf("service %s port %s: targetPort %s to %s", s.Service.Name, capturedPortOf(&s.Port), s.From.String(), s.To.String())
+	return fmt.Sprintf("%sservice %s port %s: targetPort %s to %s", settled(s.Settled), s.Service.Name, capturedPortOf(&s.Port), s.From.String(), s.To.String())
 }
 func (s GiveBack) String() string {
 	return s.Alteration.Name + ": give the fields back to their managers"
