@@ -62,9 +62,9 @@ images: build image
 	for i in dayfly dayfly-faults testapp shop; do $(TC) load bin/$$i.tar || exit 1; done
 
 install: cluster images
-	KUBECONFIG=$$($(TC) kubeconfig) bin/dayfly install
+	KUBECONFIG=$$($(TC) kubeconfig) bin/dayfly install --domain env.test
 	$(TC) kubectl -n dayfly-system rollout restart deploy
-	for d in controller router-0 router-1; do $(TC) kubectl -n dayfly-system rollout status deploy/$$d --timeout 120s || exit 1; done
+	for d in controller gateway router-0 router-1; do $(TC) kubectl -n dayfly-system rollout status deploy/$$d --timeout 120s || exit 1; done
 
 generate: bin/controller-gen
 	bin/controller-gen object paths=./api/...
@@ -80,6 +80,7 @@ unit:
 	cd testcluster/components/kubernetes && go test -trimpath ./netpol/
 
 e2e: install bin/helmtemplate
+	test/debs.sh chromium
 	KUBECONFIG=$$($(TC) kubeconfig) test/e2e.sh
 
 test: debs unit e2e

@@ -70,7 +70,7 @@ func chartTemplates(version string) (string, error) {
 	out.WriteString(`{{- define "dayfly.routers" }}{{ $all := list }}{{ range $i := until (int $.Values.routers) }}` +
 		`{{ $all = append $all (printf "https:router-%d:connect" $i) }}{{ end }}{{ toJson $all }}{{ end }}` + "\n")
 	objects, err := Objects(Options{Image: hole(`$.Values.image | default ` + fmt.Sprintf("%q", Image(version)) + ` | quote`), Version: version,
-		Routers: 1, PriorityClass: "system-"})
+		Routers: 1, PriorityClass: "system-", Domain: "example.com"})
 	if err != nil {
 		return "", err
 	}
@@ -85,7 +85,7 @@ func chartTemplates(version string) (string, error) {
 }
 
 func template(obj *unstructured.Unstructured) (string, error) {
-	ofRouter := strings.HasPrefix(obj.GetName(), "router-0")
+	ofRouter, ofGateway := strings.HasPrefix(obj.GetName(), "router-0"), obj.GetName() == "gateway" || obj.GetName() == "dayfly-gateway"
 	if err := punch(obj); err != nil {
 		return "", err
 	}
@@ -104,6 +104,8 @@ func template(obj *unstructured.Unstructured) (string, error) {
 		return "{{- range $i := until (int $.Values.routers) }}\n" + text + "{{- end }}\n", nil
 	case obj.GetKind() == "ResourceQuota":
 		return "{{- if hasPrefix \"system-\" $.Values.priorityClassName }}\n" + text + "{{- end }}\n", nil
+	case ofGateway:
+		return "{{- if $.Values.domain }}\n" + text + "{{- end }}\n", nil
 	case obj.GetKind() == "Namespace":
 		return "{{- if $.Values.createNamespace }}\n" + text + "{{- end }}\n", nil
 	}
@@ -128,6 +130,8 @@ func punch(obj *unstructured.Unstructured) error {
 			"spec", "scopeSelector", "matchExpressions")
 	case obj.GetKind() == "Deployment":
 		return punchPod(obj)
+	case obj.GetKind() == "Service" && obj.GetName() == "gateway":
+		return unstructured.SetNestedField(obj.Object, hole("$.Values.gateway.type | quote"), "spec", "type")
 	}
 	return nil
 }
@@ -135,13 +139,13 @@ func punch(obj *unstructured.Unstructured) error {
 // envValues are the values that are told to a role by its environment.
 var envValues = map[string]string{
 	"DAYFLY_ROUTERS": "routers", "DAYFLY_SESSIONS_PER_NAMESPACE": "sessionsPerNamespace", "DAYFLY_SESSIONS_PER_OWNER": "sessionsPerOwner",
-	"OTEL_EXPORTER_OTLP_ENDPOINT": "otlpEndpoint",
+	"OTEL_EXPORTER_OTLP_ENDPOINT": "otlpEndpoint", "DAYFLY_DOMAIN": "domain",
 }
 
 func punchPod(obj *unstructured.Unstructured) error {
 	role := "router"
-	if obj.GetName() == "controller" {
-		role = "controller"
+	if name := obj.GetName(); name == "controller" || name == "gateway" {
+		role = name
 	}
 	pod, _, err := unstructured.NestedMap(obj.Object, "spec", "template", "spec")
 	if err != nil {
@@ -162,8 +166,8 @@ func punchPod(obj *unstructured.Unstructured) error {
 	if err := unstructured.SetNestedField(obj.Object, "", "spec", "template", "metadata", "labels", hole("labels")); err != nil {
 		return err
 	}
-	if role == "controller" {
-		if err := unstructured.SetNestedField(obj.Object, hole("$.Values.controller.replicas"), "spec", "replicas"); err != nil {
+	if role != "router" {
+		if err := unstructured.SetNestedField(obj.Object, hole("$.Values."+role+".replicas"), "spec", "replicas"); err != nil {
 			return err
 		}
 	}

@@ -33,6 +33,8 @@ type Options struct {
 	PullSecrets   []string // names of Secrets in Namespace
 	PriorityClass string   // "" is the cluster's default
 	OTLPEndpoint  string   // of the collector of traces; "" is none
+	Domain        string   // under which the gateway answers for environments; "" is no gateway
+	GatewayType   string   // of its Service: ClusterIP, NodePort or LoadBalancer; "" is ClusterIP
 
 	// How many sessions a namespace holds, and how many of them one owner; 0: no bound.
 	SessionsPerNamespace, SessionsPerOwner int
@@ -61,6 +63,11 @@ func Objects(o Options) ([]*unstructured.Unstructured, error) {
 	same := func(s string) string { return s }
 	for _, name := range common {
 		if err := add(name, same); err != nil {
+			return nil, err
+		}
+	}
+	if o.Domain != "" {
+		if err := add("gateway.yaml", same); err != nil {
 			return nil, err
 		}
 	}
@@ -105,6 +112,8 @@ func (o Options) complete(obj *unstructured.Unstructured) error {
 		return unstructured.SetNestedSlice(obj.Object, rules, "rules")
 	case obj.GetKind() == "Deployment":
 		return o.completePod(obj)
+	case obj.GetKind() == "Service" && obj.GetName() == "gateway" && o.GatewayType != "":
+		return unstructured.SetNestedField(obj.Object, o.GatewayType, "spec", "type")
 	case obj.GetKind() == "ResourceQuota":
 		return unstructured.SetNestedSlice(obj.Object, []any{map[string]any{
 			"operator": "In", "scopeName": "PriorityClass", "values": []any{o.PriorityClass},
@@ -129,7 +138,8 @@ func (o Options) completePod(obj *unstructured.Unstructured) error {
 	if obj.GetName() == "controller" {
 		c["env"] = append(env, map[string]any{"name": "DAYFLY_ROUTERS", "value": fmt.Sprint(o.Routers)},
 			map[string]any{"name": "DAYFLY_SESSIONS_PER_NAMESPACE", "value": fmt.Sprint(o.SessionsPerNamespace)},
-			map[string]any{"name": "DAYFLY_SESSIONS_PER_OWNER", "value": fmt.Sprint(o.SessionsPerOwner)})
+			map[string]any{"name": "DAYFLY_SESSIONS_PER_OWNER", "value": fmt.Sprint(o.SessionsPerOwner)},
+			map[string]any{"name": "DAYFLY_DOMAIN", "value": o.Domain})
 	}
 	var secrets []any
 	for _, name := range o.PullSecrets {

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"strings"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -10,6 +12,7 @@ import (
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:subresource:scale:specpath=.spec.replicas,statuspath=.status.replicas
 // +kubebuilder:resource:categories=dayfly
 // +kubebuilder:printcolumn:name="Owner",type=string,JSONPath=`.spec.owner.username`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
@@ -74,10 +77,36 @@ type EnvironmentSpec struct {
 	// +kubebuilder:validation:items:MaxLength=63
 	Only []string `json:"only,omitempty"`
 
-	// Asleep is an environment that runs nothing: its workloads have no pods, its CronJobs are suspended, and all else stays.
+	// Replicas of the environment: 1, or 0 for one that is asleep. That runs nothing: its workloads have no pods, its CronJobs are
+	// suspended, and all else stays. kubectl scale changes it too; a request to one of its addresses makes it 1.
 	//
 	// +optional
-	Asleep bool `json:"asleep,omitempty"`
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1
+	Replicas *int32 `json:"replicas,omitempty"`
+
+	// SleepAfter is how long after the last request to one of its addresses, or the last change, the environment falls asleep.
+	// Without it, it does so only when it is told to.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('720h')",message="an environment falls asleep after 10s to 720h"
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Type=string
+	SleepAfter *metav1.Duration `json:"sleepAfter,omitempty"`
+
+	// Public addresses are open to everybody who can reach the gateway; otherwise it takes a share.
+	//
+	// +optional
+	Public bool `json:"public,omitempty"`
+
+	// Shares are the links that open the environment's addresses.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	Shares []Share `json:"shares,omitempty"`
 
 	// Lease ends the environment when its annotation dayfly.dev/renewed has not changed for that long: whoever needs it no longer
 	// does, or is no more. Without one, only its TTL ends it.
@@ -96,6 +125,25 @@ type EnvironmentSpec struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Type=string
 	TTL metav1.Duration `json:"ttl,omitempty"`
+}
+
+// Asleep says whether the environment is to run nothing.
+func (s *EnvironmentSpec) Asleep() bool { return s.Replicas != nil && *s.Replicas == 0 }
+
+// Share lets everybody who has its token reach the environment's addresses, for a time. The token itself is nowhere in the cluster.
+type Share struct {
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name"`
+
+	// Hash of the token: SHA-256, in hexadecimal.
+	//
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
+	Hash string `json:"hash"`
+
+	// Until when the share is good.
+	Until metav1.Time `json:"until"`
 }
 
 // ComponentSpec is what differs in one component.
@@ -174,6 +222,23 @@ type EnvironmentStatus struct {
 	// +optional
 	RenewedAt *metav1.Time `json:"renewedAt,omitempty"`
 
+	// Replicas is 1, or 0 once all is asleep.
+	//
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
+
+	// LastRequest is when one of the environment's addresses was asked last, to within half a minute. The gateway writes it.
+	//
+	// +optional
+	LastRequest *metav1.Time `json:"lastRequest,omitempty"`
+
+	// Addresses at which the gateway answers for components.
+	//
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Addresses []Address `json:"addresses,omitempty"`
+
 	// Components, as they stand, in the order in which they can start.
 	//
 	// +optional
@@ -193,6 +258,33 @@ type EnvironmentStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=20
 	Blocked []Blocker `json:"blocked,omitempty"`
+}
+
+// Address is where a component is reached from outside the cluster, and where that leads.
+type Address struct {
+	Component string `json:"component"`
+
+	// URL, such as https://storefront--pr-1--team.example.com.
+	URL string `json:"url"`
+
+	// Service and the name of its port; a Service with a single port may have none for it.
+	Service string `json:"service"`
+
+	// +optional
+	Port string `json:"port,omitempty"`
+
+	// Protocol that the component speaks, if it is not HTTP/1.1: h2c.
+	//
+	// +optional
+	Protocol string `json:"protocol,omitempty"`
+}
+
+// SuffixAsleep ends the revision of an environment that is asleep.
+const SuffixAsleep = "-asleep"
+
+// Waking says whether the environment is on its way from being asleep to being ready.
+func (e *Environment) Waking() bool {
+	return !e.Spec.Asleep() && strings.HasSuffix(e.Status.Revisions.Ready, SuffixAsleep)
 }
 
 // Revisions are hashes of a Blueprint's digest with the parameters and all that differs in the components; one that is asleep ends

@@ -13,6 +13,7 @@ import (
 	"dayfly.dev/dayfly/deploy"
 	"dayfly.dev/dayfly/internal/controller"
 	"dayfly.dev/dayfly/internal/environment"
+	"dayfly.dev/dayfly/internal/gateway"
 	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/otlp"
 	"dayfly.dev/dayfly/internal/router"
@@ -126,7 +127,7 @@ func newControllerCmd() *cobra.Command {
 			defer flush()
 			return controller.Run(cmd.Context(), controller.Options{
 				Name: p.name, Namespace: p.namespace, Version: version, Config: p.config, Routers: routers, Bounds: bounds, Logger: p.log, Traces: traces,
-				Render: renderApart, Validity: faultValidity(), Now: faultClock(),
+				Domain: os.Getenv("DAYFLY_DOMAIN"), Render: renderApart, Validity: faultValidity(), Now: faultClock(),
 			})
 		},
 	}
@@ -161,6 +162,25 @@ func newRouterCmd() *cobra.Command {
 				return err
 			}
 			return r.Run(cmd.Context())
+		},
+	}
+}
+
+func newGatewayCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "gateway", Short: "Run a gateway (in the cluster)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p, err := thisPod(0)
+			if err != nil {
+				return err
+			}
+			p.config.QPS, p.config.Burst = 50, 100
+			p.config.UserAgent = "dayfly-gateway/" + version
+			g, err := gateway.New(gateway.Options{Namespace: p.namespace, Config: p.config, Logger: p.log})
+			if err != nil {
+				return err
+			}
+			return g.Run(cmd.Context())
 		},
 	}
 }

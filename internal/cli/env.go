@@ -31,7 +31,7 @@ own, for a time. The namespace you act in (-n) is its home: who may have environ
 	}
 	group(cmd)
 	cmd.AddCommand(newEnvCreateCmd(app), newEnvListCmd(app), newEnvShowCmd(app), newEnvUpdateCmd(app), newEnvDiffCmd(app), newEnvExtendCmd(app), newEnvDeleteCmd(app),
-		newEnvOpenCmd(app), newEnvSleepCmd(app), newEnvWakeCmd(app), newEnvHistoryCmd(app), newEnvRollbackCmd(app), newEnvLogsCmd(app), newEnvEventsCmd(app))
+		newEnvOpenCmd(app), newEnvShareCmd(app), newEnvSleepCmd(app), newEnvWakeCmd(app), newEnvHistoryCmd(app), newEnvRollbackCmd(app), newEnvLogsCmd(app), newEnvEventsCmd(app))
 	return cmd
 }
 
@@ -49,6 +49,10 @@ type environmentView struct {
 	Created    time.Time          `json:"created"`
 	ExpiresAt  time.Time          `json:"expiresAt"`
 	Components []componentView    `json:"components"`
+	Public     bool               `json:"public,omitempty"`
+	Shares     int                `json:"shares,omitempty"` // that are good now
+	SleepAfter string             `json:"sleepAfter,omitempty"`
+	LastAsked  *time.Time         `json:"lastAsked,omitempty"`
 	Blocked    []string           `json:"blocked,omitempty"`
 }
 
@@ -58,6 +62,7 @@ type componentView struct {
 	Message string   `json:"message,omitempty"`
 	Needs   []string `json:"needs,omitempty"`
 	Objects int      `json:"objects"`
+	URL     string   `json:"url,omitempty"`
 }
 
 // environmentShown is what `env show -o json` prints, and create, update and extend.
@@ -91,7 +96,24 @@ func viewEnvironment(e *v1alpha1.Environment) environmentView {
 				cv.Objects++
 			}
 		}
+		for _, a := range e.Status.Addresses {
+			if a.Component == c.Name {
+				cv.URL = a.URL
+			}
+		}
 		v.Components = append(v.Components, cv)
+	}
+	for _, s := range e.Spec.Shares {
+		if time.Now().Before(s.Until.Time) {
+			v.Shares++
+		}
+	}
+	v.Public = e.Spec.Public
+	if e.Spec.SleepAfter != nil {
+		v.SleepAfter = e.Spec.SleepAfter.Duration.String()
+	}
+	if at := e.Status.LastRequest; at != nil {
+		v.LastAsked = new(at.UTC())
 	}
 	for _, b := range e.Status.Blocked {
 		v.Blocked = append(v.Blocked, environment.BlockerText(b))
@@ -198,6 +220,12 @@ func (a *App) showEnvironment(output format, e *v1alpha1.Environment) error {
 	return a.print(output, environmentShown{viewVersion, "Environment", v}, func(w io.Writer) error {
 		fmt.Fprintf(w, "environment  %s in namespace %s, of %s\nlives in     namespace %s\nstate        %s\nends         %s\nrevision     %s\n", v.Name, v.Namespace, v.Owner, v.LivesIn,
 			strings.TrimSpace(v.State+" "+v.Message), v.ExpiresAt.Local().Format("15:04 Jan 2"), revisionText(v.Revisions))
+		if slices.ContainsFunc(v.Components, func(c componentView) bool { return c.URL != "" }) {
+			fmt.Fprintf(w, "open to      %s\n", openTo(v))
+		}
+		if v.SleepAfter != "" {
+			fmt.Fprintf(w, "sleeps       when nobody asked for %s\n", v.SleepAfter)
+		}
 		for _, b := range v.Blocked {
 			fmt.Fprintf(w, "blocked by   %s\n", b)
 		}
@@ -208,8 +236,30 @@ func (a *App) showEnvironment(output format, e *v1alpha1.Environment) error {
 		for _, c := range v.Components {
 			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\n", componentName(c.Name), c.State, c.Objects, cmp.Or(strings.Join(c.Needs, ","), "-"), c.Message)
 		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+		for _, c := range v.Components {
+			if c.URL != "" {
+				fmt.Fprintf(t, "\n%s\t%s", c.Name, c.URL)
+			}
+		}
+		fmt.Fprintln(t)
 		return t.Flush()
 	})
+}
+
+// openTo says who may see an environment at its addresses.
+func openTo(v environmentView) string {
+	switch {
+	case v.Public:
+		return "whoever reaches its addresses"
+	case v.Shares == 1:
+		return "whoever has the link of its share"
+	case v.Shares > 1:
+		return fmt.Sprintf("whoever has a link of its %d shares", v.Shares)
+	}
+	return "nobody: make a link with dayfly env share " + v.Name
 }
 
 // revisionText says which of the three revisions differ.

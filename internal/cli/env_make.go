@@ -168,9 +168,34 @@ func keep(ctx context.Context, c *kube.Cluster, b *v1alpha1.Blueprint, e *v1alph
 	return kube.Explain(err)
 }
 
+// envAccessOptions are who may come in from outside, and when an environment sleeps by itself.
+type envAccessOptions struct {
+	public     bool
+	sleepAfter time.Duration
+}
+
+func (o *envAccessOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.public, "public", false, "whoever can reach its addresses may see it; otherwise that takes a link (dayfly env share)")
+	cmd.Flags().DurationVar(&o.sleepAfter, "sleep-after", 0, "fall asleep when no address was asked for so long, 10s-720h; 0: only when told to")
+}
+
+// into puts what was given into a spec. What was not given stays.
+func (o *envAccessOptions) into(s *v1alpha1.EnvironmentSpec, cmd *cobra.Command) {
+	if cmd.Flags().Changed("public") {
+		s.Public = o.public
+	}
+	if cmd.Flags().Changed("sleep-after") {
+		s.SleepAfter = nil
+		if o.sleepAfter != 0 {
+			s.SleepAfter = &metav1.Duration{Duration: o.sleepAfter}
+		}
+	}
+}
+
 type envCreateOptions struct {
 	envSpecOptions
 	envWaitOptions
+	envAccessOptions
 	name string
 	ttl  time.Duration
 }
@@ -187,16 +212,18 @@ The folder is stored in the cluster: what becomes of it does not depend on this 
 		Args: takes(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]
-			return o.run(cmd.Context())
+			return o.run(cmd)
 		},
 	}
 	o.envSpecOptions.flags(cmd)
+	o.envAccessOptions.flags(cmd)
 	o.envWaitOptions.flags(cmd, 10*time.Minute)
 	cmd.Flags().DurationVar(&o.ttl, "ttl", 8*time.Hour, "how long it lives, from now, 1m-720h")
 	return cmd
 }
 
-func (o *envCreateOptions) run(ctx context.Context) error {
+func (o *envCreateOptions) run(cmd *cobra.Command) error {
+	ctx := cmd.Context()
 	if o.dir == "" {
 		return usererr.New(usererr.Usage, "name a folder: dayfly env create "+o.name+" -f DIR", "there is nothing to make it from")
 	}
@@ -206,6 +233,7 @@ func (o *envCreateOptions) run(ctx context.Context) error {
 	}
 	e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace, Name: o.name}}
 	e.Spec.TTL.Duration = o.ttl
+	o.envAccessOptions.into(&e.Spec, cmd)
 	if err := o.make(ctx, o.app, c, e); err != nil {
 		return err
 	}
@@ -244,6 +272,7 @@ func (o *envSpecOptions) make(ctx context.Context, app *App, c *kube.Cluster, e 
 type envUpdateOptions struct {
 	envSpecOptions
 	envWaitOptions
+	envAccessOptions
 	name string
 }
 
@@ -258,15 +287,17 @@ as it is.`,
 		Args: takes(cobra.ExactArgs(1)), ValidArgsFunction: app.completeEnvironment,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]
-			return o.run(cmd.Context())
+			return o.run(cmd)
 		},
 	}
 	o.envSpecOptions.flags(cmd)
+	o.envAccessOptions.flags(cmd)
 	o.envWaitOptions.flags(cmd, 10*time.Minute)
 	return cmd
 }
 
-func (o *envUpdateOptions) run(ctx context.Context) error {
+func (o *envUpdateOptions) run(cmd *cobra.Command) error {
+	ctx := cmd.Context()
 	c, err := o.app.open()
 	if err != nil {
 		return err
@@ -277,7 +308,8 @@ func (o *envUpdateOptions) run(ctx context.Context) error {
 		return err
 	}
 	before := e.DeepCopy()
-	if err := o.into(&e.Spec); err != nil {
+	o.envAccessOptions.into(&e.Spec, cmd)
+	if err := o.envSpecOptions.into(&e.Spec); err != nil {
 		return err
 	}
 	if o.dir != "" {

@@ -12,7 +12,7 @@ import (
 )
 
 func newEnvSleepCmd(app *App) *cobra.Command {
-	return newSleepCmd(app, true, &cobra.Command{
+	return newSleepCmd(app, 0, &cobra.Command{
 		Use: "sleep NAME...", Short: "Have environments run nothing until they are woken",
 		Long: `Have environments run nothing until they are woken: their workloads have no pods and their CronJobs are suspended. Objects, claims and
 their data, and the end date stay.`,
@@ -21,24 +21,24 @@ their data, and the end date stay.`,
 }
 
 func newEnvWakeCmd(app *App) *cobra.Command {
-	return newSleepCmd(app, false, &cobra.Command{
+	return newSleepCmd(app, 1, &cobra.Command{
 		Use: "wake NAME...", Short: "Have environments that sleep run again, in the order of their needs",
 		Example: "  dayfly env wake pr-1 -n team",
 	})
 }
 
-func newSleepCmd(app *App, asleep bool, cmd *cobra.Command) *cobra.Command {
+func newSleepCmd(app *App, awake int32, cmd *cobra.Command) *cobra.Command {
 	o := &envWaitOptions{app: app}
 	cmd.Args, cmd.ValidArgsFunction = takes(cobra.MinimumNArgs(1)), func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
 		return app.completeEnvironment(cmd, nil, word)
 	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return o.sleep(cmd.Context(), args, asleep) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return o.sleep(cmd.Context(), args, awake) }
 	o.flags(cmd, 10*time.Minute)
 	return cmd
 }
 
 // sleep sends environments to sleep, or wakes them, all at once.
-func (o *envWaitOptions) sleep(ctx context.Context, names []string, asleep bool) error {
+func (o *envWaitOptions) sleep(ctx context.Context, names []string, awake int32) error {
 	c, err := o.app.open()
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func (o *envWaitOptions) sleep(ctx context.Context, names []string, asleep bool)
 	defer o.app.after("waiting for the cluster (%s)", c.Config.Host)()
 	var all []*v1alpha1.Environment
 	for _, name := range names {
-		e, err := setAsleep(ctx, c, name, asleep)
+		e, err := setAwake(ctx, c, name, awake)
 		if err != nil {
 			return err
 		}
@@ -60,14 +60,14 @@ func (o *envWaitOptions) sleep(ctx context.Context, names []string, asleep bool)
 	return nil
 }
 
-func setAsleep(ctx context.Context, c *kube.Cluster, name string, asleep bool) (*v1alpha1.Environment, error) {
+func setAwake(ctx context.Context, c *kube.Cluster, name string, awake int32) (*v1alpha1.Environment, error) {
 	for {
 		e, err := getEnvironment(ctx, c, name)
 		if err != nil {
 			return nil, err
 		}
 		before := e.DeepCopy()
-		e.Spec.Asleep = asleep
+		e.Spec.Replicas = new(awake)
 		err = c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 		if apierrors.IsConflict(err) && ctx.Err() == nil {
 			continue

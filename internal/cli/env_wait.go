@@ -49,7 +49,7 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 	began, failing := time.Now(), time.Time{}
 	shown := map[string]string{}
 	goal, is := environment.ReasonReady, "ready"
-	if e.Spec.Asleep {
+	if e.Spec.Asleep() {
 		goal, is = environment.ReasonAsleep, "asleep"
 	}
 	for {

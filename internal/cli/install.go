@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"dayfly.dev/dayfly/deploy"
@@ -19,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 )
@@ -31,6 +33,8 @@ type installOptions struct {
 	pull    []string
 	class   string
 	otlp    string
+	domain  string
+	gateway string
 	dryRun  bool
 	output  string
 	timeout time.Duration
@@ -47,6 +51,7 @@ Needs the rights to create cluster roles and custom resource definitions. Nothin
 webhook and no API service: while dayfly is down, nothing else in the cluster notices.`,
 		Example: `  dayfly install
   dayfly install --image registry.example.com/tools/dayfly:1.0
+  dayfly install --domain env.example.com --gateway-type LoadBalancer  # environments get addresses
   dayfly install --dry-run -o yaml | less
   dayfly install --dry-run -o chart > dayfly.tgz  # a Helm chart of the same objects`,
 		Args: takes(cobra.NoArgs),
@@ -59,6 +64,8 @@ webhook and no API service: while dayfly is down, nothing else in the cluster no
 	cmd.Flags().StringSliceVar(&o.pull, "pull-secret", nil, "Secret in "+deploy.Namespace+" to pull the image with; can be repeated")
 	cmd.Flags().StringVar(&o.class, "priority-class", "", "priority class of the pods, such as system-cluster-critical (default the cluster's)")
 	cmd.Flags().StringVar(&o.otlp, "otlp-endpoint", "", "where traces go, by OTLP over HTTP, such as http://collector.monitoring:4318 (default nowhere)")
+	cmd.Flags().StringVar(&o.domain, "domain", "", "domain under which environments have addresses, such as env.example.com; *.env.example.com must lead to the Service gateway (default: no addresses)")
+	cmd.Flags().StringVar(&o.gateway, "gateway-type", "ClusterIP", "with --domain, the gateway's Service: ClusterIP, NodePort or LoadBalancer")
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the objects and change nothing")
 	cmd.Flags().StringVarP(&o.output, "output", "o", "yaml", "with --dry-run: yaml, or chart (a .tgz for Helm)")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 3*time.Minute, "how long to wait until it runs")
@@ -77,9 +84,12 @@ func (o *installOptions) run(ctx context.Context) error {
 			return usererr.New(usererr.Usage, "use the address of a collector, such as http://collector.monitoring:4318", "--otlp-endpoint: %s", err)
 		}
 	}
+	if err := o.checkGateway(); err != nil {
+		return err
+	}
 	objects, err := deploy.Objects(deploy.Options{Image: o.image, Version: o.app.Version, Routers: o.routers,
 		SessionsPerNamespace: o.bounds.Namespace, SessionsPerOwner: o.bounds.Owner,
-		PullSecrets: o.pull, PriorityClass: o.class, OTLPEndpoint: o.otlp})
+		PullSecrets: o.pull, PriorityClass: o.class, OTLPEndpoint: o.otlp, Domain: o.domain, GatewayType: o.gateway})
 	if err != nil {
 		return err
 	}
@@ -113,6 +123,20 @@ func (o *installOptions) run(ctx context.Context) error {
 			"dayfly did not start within %s", o.timeout).Because(err)
 	}
 	o.app.say("dayfly %s runs; give people access with: kubectl create rolebinding dayfly-developers --clusterrole dayfly-developer --group GROUP -n NAMESPACE", o.app.Version)
+	return nil
+}
+
+// longestDomain leaves room for a component's name of 63 characters, and a dot.
+const longestDomain = 253 - 64
+
+func (o *installOptions) checkGateway() error {
+	o.domain = strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(o.domain, "*."), "."))
+	if problems := validation.IsDNS1123Subdomain(o.domain); o.domain != "" && (len(problems) > 0 || len(o.domain) > longestDomain) {
+		return usererr.New(usererr.Usage, "use a name such as env.example.com", "--domain %q is no domain for environments", o.domain)
+	}
+	if !slices.Contains([]string{"ClusterIP", "NodePort", "LoadBalancer"}, o.gateway) {
+		return usererr.New(usererr.Usage, "use ClusterIP, NodePort or LoadBalancer", "--gateway-type %q is no type of a Service", o.gateway)
+	}
 	return nil
 }
 

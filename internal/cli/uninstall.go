@@ -63,7 +63,7 @@ func (o *uninstallOptions) run(ctx context.Context) error {
 	if err := o.restore(ctx, c); err != nil {
 		return err
 	}
-	objects, err := deploy.Objects(deploy.Options{Image: "dayfly", Version: o.app.Version, Routers: 16, PriorityClass: "system-"})
+	objects, err := deploy.Objects(deploy.Options{Image: "dayfly", Version: o.app.Version, Routers: 16, PriorityClass: "system-", Domain: "any"})
 	if err != nil {
 		return err
 	}

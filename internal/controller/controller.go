@@ -40,7 +40,7 @@ var RouterLabel = map[string]string{"app.kubernetes.io/name": "dayfly", "app.kub
 
 const leaseName = "dayfly-controller"
 
-// Options configure a controller. All but Bounds, Traces, Validity and Now are required.
+// Options configure a controller. All but Bounds, Domain, Traces, Validity and Now are required.
 type Options struct {
 	Name      string // of this pod
 	Namespace string // of dayfly
@@ -48,6 +48,7 @@ type Options struct {
 	Config    *rest.Config
 	Routers   []string // Services of the router replicas
 	Bounds    session.Bounds
+	Domain    string // under which the gateway answers for environments; "": there is none
 	Logger    *slog.Logger
 	Traces    trace.TracerProvider // nil: none are made
 
@@ -149,7 +150,7 @@ func runOnce(ctx context.Context, o Options, me *candidate, started *atomic.Bool
 	if err != nil {
 		return err
 	}
-	environments := environment.New(environment.Options{Client: writer, Reader: live, Accounts: accounts, System: o.Namespace, Render: o.Render, Get: askHealth,
+	environments := environment.New(environment.Options{Client: writer, Reader: live, Accounts: accounts, System: o.Namespace, Domain: o.Domain, Render: o.Render, Get: askHealth,
 		Logger: o.Logger, Events: mgr.GetEventRecorder("dayfly-controller"), Now: o.Now})
 	if err := watchEnvironments(mgr, environments); err != nil {
 		return err
@@ -160,6 +161,7 @@ func runOnce(ctx context.Context, o Options, me *candidate, started *atomic.Bool
 		everywhere(func(ctx context.Context) error { return noticeAbsence(ctx, live, o, me) }),
 		near.cache,
 		leading(fleet.run),
+		leading(func(ctx context.Context) error { return keepWildcard(ctx, live, o.Namespace, o.Domain, o.Logger) }),
 	} {
 		if err := mgr.Add(r); err != nil {
 			return fmt.Errorf("adding to the manager: %w", err)

@@ -46,10 +46,27 @@ func (e *Engine) render(ctx context.Context, env *v1alpha1.Environment, b *v1alp
 	if err != nil {
 		return nil, err
 	}
-	if env.Spec.Asleep {
+	if env.Spec.Asleep() {
 		putToSleep(r.Components)
 	}
+	for _, c := range r.Components {
+		for _, o := range c.Objects {
+			if keyOf(o).group == "" && o.GetKind() == "Service" {
+				markService(o, env)
+			}
+		}
+	}
 	return r.Components, Check(r.Components)
+}
+
+// markService gives a Service a label which Kubernetes copies to its EndpointSlices: the gateway watches those alone.
+func markService(o *unstructured.Unstructured, env *v1alpha1.Environment) {
+	labels := o.GetLabels()
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[v1alpha1.LabelEnvironment] = env.Name
+	o.SetLabels(labels)
 }
 
 // mostObjects are in one environment.

@@ -29,6 +29,7 @@ type Step interface{ step() }
 
 type (
 	Expire          struct{}                                       // delete the Environment
+	Sleep           struct{}                                       // have it fall asleep: nobody has asked for a while
 	Hold            struct{}                                       // put the finalizer on it
 	Release         struct{}                                       // take the finalizer off: nothing of it is left
 	MakeNamespace   struct{}                                       // its namespace
@@ -39,6 +40,7 @@ type (
 )
 
 func (Expire) step()          {}
+func (Sleep) step()           {}
 func (Hold) step()            {}
 func (Release) step()         {}
 func (MakeNamespace) step()   {}
@@ -147,7 +149,93 @@ func (d *decision) live() Step {
 		d.working(ReasonMaking, "the guards of namespace "+ns.Name)
 		return Guard{}
 	}
-	return d.objects()
+	if d.nodsOff() {
+		d.working(ReasonStarting, "about to fall asleep")
+		return nil
+	}
+	step := d.objects()
+	d.addresses()
+	if step == nil && d.idle() {
+		return Sleep{}
+	}
+	return step
+}
+
+// nodTime is how long requests that are under way have to end before an environment falls asleep: the gateway holds new ones from
+// its beginning, and they wake it.
+const nodTime = 2 * time.Second
+
+// nodsOff says whether an environment that is to fall asleep still runs, for the requests that are under way.
+func (d *decision) nodsOff() bool {
+	left := d.st.RequestedAt.Add(nodTime).Sub(d.Now)
+	if d.Domain == "" || !d.Env.Spec.Asleep() || d.st.Revisions.Applied == d.st.Revisions.Requested || d.st.Revisions.Ready == "" || left <= 0 {
+		return false
+	}
+	d.recheck = min(d.recheck, left)
+	return true
+}
+
+// idle says whether an environment that is ready has not been asked for as long as it waits until it sleeps.
+func (d *decision) idle() bool {
+	after := d.Env.Spec.SleepAfter
+	if after == nil || d.Domain == "" || d.Env.Spec.Asleep() || d.st.Revisions.Ready != d.st.Revisions.Requested {
+		return false
+	}
+	last := d.st.RequestedAt.Time
+	if r := d.st.LastRequest; r != nil && r.After(last) {
+		last = r.Time
+	}
+	left := last.Add(after.Duration).Sub(d.Now)
+	d.recheck = min(d.recheck, max(left, time.Second))
+	return left <= 0
+}
+
+// addresses says where components are reached from outside: each by its first Service with a TCP port.
+func (d *decision) addresses() {
+	if d.Domain == "" {
+		d.st.Addresses = nil
+		return
+	}
+	var out []v1alpha1.Address
+	for _, i := range d.st.Inventory {
+		live := d.Live[itemKey(i)]
+		known := slices.ContainsFunc(out, func(a v1alpha1.Address) bool { return a.Component == i.Component })
+		if itemKey(i).group != "" || i.Kind != "Service" || i.Component == "" || known || len(out) == mostAddresses {
+			continue
+		}
+		if live == nil { // just applied, or gone: it has what it had
+			at := slices.IndexFunc(d.st.Addresses, func(a v1alpha1.Address) bool { return a.Component == i.Component && a.Service == i.Name })
+			if at >= 0 {
+				out = append(out, d.st.Addresses[at])
+			}
+			continue
+		}
+		if port, protocol, ok := firstPort(live); ok {
+			out = append(out, v1alpha1.Address{Component: i.Component, URL: "https://" + hostOf(d.Env, i.Component) + "." + d.Domain, Service: i.Name, Port: port, Protocol: protocol})
+		}
+	}
+	slices.SortFunc(out, func(a, b v1alpha1.Address) int { return strings.Compare(a.Component, b.Component) })
+	d.st.Addresses = out
+}
+
+// mostAddresses are in the status of one environment.
+const mostAddresses = 64
+
+// firstPort is the name of the first TCP port of a Service, and what is spoken there if the Service says that it is HTTP/2.
+func firstPort(svc *unstructured.Unstructured) (name, protocol string, ok bool) {
+	ports, _, _ := unstructured.NestedSlice(svc.Object, "spec", "ports")
+	for _, p := range ports {
+		p, _ := p.(map[string]any)
+		if transport, _, _ := unstructured.NestedString(p, "protocol"); transport != "" && transport != "TCP" {
+			continue
+		}
+		name, _, _ = unstructured.NestedString(p, "name")
+		if app, _, _ := unstructured.NestedString(p, "appProtocol"); app == "kubernetes.io/h2c" || app == "grpc" || app == "h2c" {
+			protocol = "h2c"
+		}
+		return name, protocol, true
+	}
+	return "", "", false
 }
 
 // content decides where it is not known what the environment consists of. Without that nothing is made.
@@ -193,14 +281,14 @@ func (d *decision) objects() Step {
 	for _, p := range ps {
 		c := v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs}
 		for _, n := range slices.Concat([]string{""}, p.needs) {
-			if s, ok := state[n]; ok && n != p.name && s != v1alpha1.ComponentReady && !d.Env.Spec.Asleep { // all may end at once
+			if s, ok := state[n]; ok && n != p.name && s != v1alpha1.ComponentReady && !d.Env.Spec.Asleep() { // all may end at once
 				c.State, c.Message = v1alpha1.ComponentWaiting, "needs "+nameOf(n)
 			}
 		}
 		if c.State == "" {
 			c.State, c.Message = judge(d.Observed, p)
 		}
-		if d.Env.Spec.Asleep && c.State == v1alpha1.ComponentReady && slices.ContainsFunc(p.members, func(m member) bool { return sleeps(m.kind) }) {
+		if d.Env.Spec.Asleep() && c.State == v1alpha1.ComponentReady && slices.ContainsFunc(p.members, func(m member) bool { return sleeps(m.kind) }) {
 			c.State = v1alpha1.ComponentAsleep
 		}
 		for _, m := range p.members {
@@ -324,7 +412,7 @@ const mostPastParameters = 64 << 10
 // remember puts the revision that is ready into the history.
 func (d *decision) remember() {
 	s, now := &d.Env.Spec, d.st.Revisions.Ready
-	if s.Asleep || len(d.st.History) > 0 && d.st.History[0].Revision == now || s.Parameters != nil && len(s.Parameters.Raw) > mostPastParameters {
+	if s.Asleep() || len(d.st.History) > 0 && d.st.History[0].Revision == now || s.Parameters != nil && len(s.Parameters.Raw) > mostPastParameters {
 		return
 	}
 	past := slices.DeleteFunc(slices.Clone(d.st.History), func(p v1alpha1.PastRevision) bool { return p.Revision == now })
@@ -345,6 +433,7 @@ func (d *decision) conclude() {
 		}
 	}
 	late := d.Now.Sub(d.st.RequestedAt.Time) > readyWithin
+	d.st.Replicas = 1 // until nothing runs
 	current := d.st.Revisions.Ready == d.st.Revisions.Requested
 	switch {
 	case len(failing) > 0 && late && !current:
@@ -353,13 +442,16 @@ func (d *decision) conclude() {
 		d.working(ReasonFailing, strings.Join(failing, "; "))
 	case d.allReady() && current:
 		ready, reason := metav1.ConditionTrue, ReasonReady
-		if d.Env.Spec.Asleep {
+		if d.Env.Spec.Asleep() {
 			ready, reason = metav1.ConditionFalse, ReasonAsleep
 		}
 		d.set(v1alpha1.ConditionReady, ready, reason, "")
 		d.set(v1alpha1.ConditionReconciling, metav1.ConditionFalse, reason, "")
 		d.set(v1alpha1.ConditionStalled, metav1.ConditionFalse, reason, "")
 		d.recheck = lookAgain
+		if d.Env.Spec.Asleep() {
+			d.st.Replicas = 0
+		}
 	case late && !current:
 		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", readyWithin, strings.Join(waiting, ", ")))
 	default:

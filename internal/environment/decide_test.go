@@ -196,7 +196,7 @@ func TestEnvironmentSleepsAndWakesInOrder(t *testing.T) {
 	w := newWorld(shop()...)
 	w.passes()
 	first, inventory := w.Env.Status.Revisions.Ready, len(w.Env.Status.Inventory)
-	w.Env.Spec.Asleep = true
+	w.Env.Spec.Replicas = new(int32(0))
 	asleep := shop()
 	putToSleep(asleep)
 	w.content = asleep
@@ -224,7 +224,7 @@ func TestEnvironmentSleepsAndWakesInOrder(t *testing.T) {
 			t.Errorf("%s has %d replicas", name, n)
 		}
 	}
-	w.Env.Spec.Asleep, w.content, w.ready = false, shop(), false
+	w.Env.Spec.Replicas, w.content, w.ready = nil, shop(), false
 	w.passes()
 	for name, want := range map[string]int64{"stock": 1, "front": 0} { // which needs stock
 		if n, _, _ := unstructured.NestedInt64(w.Live[key{"apps", "Deployment", name}].Object, "spec", "replicas"); n != want {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +23,10 @@ func (e *Engine) do(ctx context.Context, env *v1alpha1.Environment, s Step) erro
 	switch s := s.(type) {
 	case Expire:
 		return named("deleting", env, client.IgnoreNotFound(e.client.Delete(ctx, env, client.Preconditions{UID: &env.UID})))
+	case Sleep:
+		scale := &autoscalingv1.Scale{}
+		patch := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"replicas":0}}`))
+		return named("putting to sleep", env, client.IgnoreNotFound(e.client.SubResource("scale").Patch(ctx, env.DeepCopy(), patch, client.WithSubResourceBody(scale))))
 	case Hold, Release:
 		before := env.DeepCopy()
 		if _, hold := s.(Hold); hold {

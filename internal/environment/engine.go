@@ -23,6 +23,7 @@ type Options struct {
 	Reader   client.Reader // live, never a cache: the engine acts on what is, not on what was
 	Accounts *Accounts
 	System   string // the namespace of dayfly
+	Domain   string // under which the gateway answers for components; "": there is none
 	// Render makes objects of a folder that nobody trusts: within bounds of time and memory.
 	Render func(context.Context, source.Folder, source.Options) (*source.Rendered, error)
 	// Get asks an address in the cluster by HTTP and returns the status code of the answer.
@@ -38,6 +39,7 @@ type Engine struct {
 	reader   client.Reader
 	accounts *Accounts
 	system   string
+	domain   string
 	renderer func(context.Context, source.Folder, source.Options) (*source.Rendered, error)
 	get      func(context.Context, string) (int, error)
 	log      *slog.Logger
@@ -63,7 +65,7 @@ func New(o Options) *Engine {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
+	return &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, domain: o.Domain, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
 		renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
 }
 
@@ -95,6 +97,9 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 			if e.events != nil {
 				e.events.Eventf(env, nil, corev1.EventTypeWarning, "Drift", "Reconcile", "%s", h)
 			}
+		}
+		if _, idle := p.Step.(Sleep); idle && e.events != nil {
+			e.events.Eventf(env, nil, corev1.EventTypeNormal, "Idle", "Reconcile", "nobody has asked for %s", env.Spec.SleepAfter.Duration)
 		}
 		if err := e.do(ctx, env, p.Step); err != nil {
 			return 0, err

@@ -76,12 +76,14 @@ var (
 )
 
 // isolation lets pods of the namespace talk to each other and ask the cluster's DNS, and nothing else. dayfly's controller, in
-// its namespace, comes in for health checks.
+// its namespace, comes in for health checks, and its gateway for whoever asks at an address of the environment.
 func isolation(system string) networkingv1.NetworkPolicySpec {
 	own := []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{}}}
-	controller := networkingv1.NetworkPolicyPeer{
-		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: system}},
-		PodSelector:       &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": "dayfly", "app.kubernetes.io/component": "controller"}},
+	role := func(name string) networkingv1.NetworkPolicyPeer {
+		return networkingv1.NetworkPolicyPeer{
+			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: system}},
+			PodSelector:       &metav1.LabelSelector{MatchLabels: map[string]string{"app.kubernetes.io/name": "dayfly", "app.kubernetes.io/component": name}},
+		}
 	}
 	dns := networkingv1.NetworkPolicyEgressRule{
 		To: []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: metav1.NamespaceSystem}}}},
@@ -91,7 +93,7 @@ func isolation(system string) networkingv1.NetworkPolicySpec {
 	}
 	return networkingv1.NetworkPolicySpec{
 		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress},
-		Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: append(slices.Clone(own), controller)}},
+		Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: append(slices.Clone(own), role("controller"), role("gateway"))}},
 		Egress:      []networkingv1.NetworkPolicyEgressRule{{To: own}, dns},
 	}
 }

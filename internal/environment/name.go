@@ -18,17 +18,38 @@ func NamespaceOf(e *v1alpha1.Environment) string {
 	if len(name) <= longestName {
 		return name
 	}
-	sum := sha256.Sum256([]byte(e.Namespace + "/" + e.Name))
+	return shortened(name, e.Namespace+"/"+e.Name)
+}
+
+// hostOf is the name in DNS, under the domain, of a component of an environment. No two have the same.
+func hostOf(e *v1alpha1.Environment, component string) string {
+	parts := []string{component, e.Name, e.Namespace}
+	name := strings.Join(parts, "--")
+	label := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, name)
+	if label == name && len(name) <= longestName && strings.Count(name, "--") == 2 && !strings.Contains(name, "---") {
+		return name
+	}
+	return shortened(strings.TrimLeft(label, "-"), strings.Join(parts, "/"))
+}
+
+// shortened is a name with a hash of what it stands for.
+func shortened(name, of string) string {
+	sum := sha256.Sum256([]byte(of))
 	tail := "-" + hex.EncodeToString(sum[:4])
-	return strings.TrimRight(name[:longestName-len(tail)], "-") + tail
+	return strings.TrimRight(name[:min(len(name), longestName-len(tail))], "-") + tail
 }
 
 // RevisionOf is a hash of everything that decides what an environment consists of. The name of a Blueprint stands for its
 // content, since it ends in the content's digest.
 func RevisionOf(s *v1alpha1.EnvironmentSpec) string {
 	r := hash(map[string]any{"blueprint": s.Blueprint, "parameters": parametersOf(s), "components": s.Components, "only": s.Only})
-	if s.Asleep {
-		r += "-asleep"
+	if s.Asleep() {
+		r += v1alpha1.SuffixAsleep
 	}
 	return r
 }

@@ -24,6 +24,8 @@ type Observed struct {
 	Now time.Time
 	Env *v1alpha1.Environment
 
+	Domain string // under which components have addresses; "": they have none
+
 	Away bool // nobody has looked at the environment for so long that a lease may have been renewed in vain
 
 	Namespace *corev1.Namespace // nil: there is none
@@ -50,7 +52,7 @@ type refusal struct {
 
 // observe reads what there is, live.
 func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Observed, error) {
-	o := &Observed{Now: e.now(), Env: env, Refused: e.refusals(env), Health: map[string]string{}}
+	o := &Observed{Now: e.now(), Env: env, Domain: e.domain, Refused: e.refusals(env), Health: map[string]string{}}
 	o.Away = e.looked(env, o.Now)
 	ns := &corev1.Namespace{}
 	err := e.reader.Get(ctx, client.ObjectKey{Name: NamespaceOf(env)}, ns)

@@ -16,7 +16,7 @@ import (
 // observeHealth asks every pod behind a component that is ready otherwise, and so runs nothing but this revision, what
 // dayfly.yaml says that it answers.
 func (e *Engine) observeHealth(ctx context.Context, o *Observed) error {
-	if o.Env.Spec.Asleep {
+	if o.Env.Spec.Asleep() {
 		return nil // nobody is there to be asked
 	}
 	for _, p := range parts(o) {

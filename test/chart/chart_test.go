@@ -64,6 +64,7 @@ func TestChartIsWhatInstallApplies(t *testing.T) {
 	three := plain
 	three.Routers, three.Image, three.PullSecrets, three.PriorityClass = 3, "registry.example:5000/dayfly@sha256:1", []string{"a", "b"}, "system-cluster-critical"
 	three.SessionsPerNamespace, three.SessionsPerOwner, three.OTLPEndpoint = 7, 0, "http://collector:4318"
+	three.Domain, three.GatewayType = "env.example.com", "NodePort"
 	other := plain
 	other.PriorityClass = "important"
 	for _, c := range []struct {
@@ -72,7 +73,7 @@ func TestChartIsWhatInstallApplies(t *testing.T) {
 		want   deploy.Options
 	}{
 		{"default values", nil, plain},
-		{"every flag of install", map[string]any{"routers": 3, "sessionsPerNamespace": 7, "otlpEndpoint": "http://collector:4318", "sessionsPerOwner": 0, "image": three.Image, "priorityClassName": three.PriorityClass,
+		{"every flag of install", map[string]any{"routers": 3, "domain": "env.example.com", "gateway": map[string]any{"type": "NodePort"}, "sessionsPerNamespace": 7, "otlpEndpoint": "http://collector:4318", "sessionsPerOwner": 0, "image": three.Image, "priorityClassName": three.PriorityClass,
 			"imagePullSecrets": []any{map[string]any{"name": "a"}, map[string]any{"name": "b"}}}, three},
 		{"a priority class of one's own", map[string]any{"priorityClassName": "important"}, other},
 	} {
@@ -93,6 +94,7 @@ func TestChartValuesReachEveryPod(t *testing.T) {
 		"nodeSelector": map[string]any{"disk": "ssd"}, "tolerations": []any{map[string]any{"operator": "Exists"}},
 		"labels":     map[string]any{"team": "plat: form", "example.com/x": "true"},
 		"controller": map[string]any{"replicas": 3, "resources": resources}, "router": map[string]any{"resources": resources},
+		"domain": "env.example.com", "gateway": map[string]any{"resources": resources},
 		"createNamespace": false,
 	})
 	if err != nil {
@@ -118,7 +120,7 @@ func TestChartValuesReachEveryPod(t *testing.T) {
 			}
 		}
 	}
-	if _, ok := got["Namespace/dayfly-system"]; ok || deployments != 3 {
+	if _, ok := got["Namespace/dayfly-system"]; ok || deployments != 4 {
 		t.Errorf("namespace made: %t; %d deployments", ok, deployments)
 	}
 	if n, _, _ := unstructured.NestedFieldNoCopy(got["Deployment/controller"], "spec", "replicas"); fmt.Sprint(n) != "3" {

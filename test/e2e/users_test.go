@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
@@ -99,6 +100,17 @@ func impersonate(t *testing.T, name string, groups ...string) *kubernetes.Client
 	cs, err := kubernetes.NewForConfig(config)
 	must(t, err)
 	return cs
+}
+
+// roleClient acts as the account of one of dayfly's roles.
+func roleClient(t *testing.T, role string) client.Client {
+	t.Helper()
+	config := rest.CopyConfig(cluster.Config)
+	config.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:" + systemNamespace + ":" + role,
+		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + systemNamespace, "system:authenticated"}}
+	c, err := client.New(config, client.Options{Scheme: cluster.Scheme()})
+	must(t, err)
+	return c
 }
 
 func clients(t *testing.T) *kubernetes.Clientset {

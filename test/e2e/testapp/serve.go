@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/coder/websocket"
 )
 
 // reply is what the server says to every HTTP request.
@@ -99,6 +101,10 @@ func serve(args []string) error {
 
 func handler(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+			echoMessages(w, r)
+			return
+		}
 		n, err := io.Copy(io.Discard, io.LimitReader(r.Body, 1<<30))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -115,6 +121,21 @@ func handler(name string) http.Handler {
 			ServedBy: name, Connection: conn, Method: r.Method, Path: r.URL.RequestURI(), Peer: r.RemoteAddr, Header: r.Header, BodyBytes: n,
 		})
 	})
+}
+
+// echoMessages is a WebSocket that sends back what it gets.
+func echoMessages(w http.ResponseWriter, r *http.Request) {
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // whoever asks may
+	if err != nil {
+		return
+	}
+	defer ws.CloseNow()
+	for {
+		kind, data, err := ws.Read(r.Context())
+		if err != nil || ws.Write(r.Context(), kind, data) != nil {
+			return
+		}
+	}
 }
 
 // echo says who it is, then sends back what it gets, and half-closes when the client has.

@@ -1,0 +1,78 @@
+package gateway
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"html/template"
+	"net/http"
+	"strings"
+)
+
+//go:embed page.html
+var pageFile embed.FS
+
+var page = template.Must(template.ParseFS(pageFile, "page.html"))
+
+// message is what a visitor is told.
+type message struct {
+	Title, Text string
+	Reload      int // seconds until the browser asks again; 0: it does not
+}
+
+// say answers with a message: a page for people, a line for programs.
+func say(w http.ResponseWriter, r *http.Request, code int, m message) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if !wantsPage(r) {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(code)
+		_, _ = w.Write([]byte(m.Title + ": " + m.Text + "\n"))
+		return
+	}
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	w.WriteHeader(code)
+	if r.Method != http.MethodHead {
+		_ = page.Execute(w, m) // the visitor has gone, if not
+	}
+}
+
+// refuse tells the same of an address that does not exist as of one that the visitor may not see.
+func refuse(w http.ResponseWriter, r *http.Request) {
+	say(w, r, http.StatusUnauthorized, message{Title: "This address is not open to you",
+		Text: "There is no environment here, or it takes a link to see it, and links end. Whoever may change the environment can make one: dayfly env share NAME"})
+}
+
+// waiting has a browser ask again while an environment wakes.
+func waiting(w http.ResponseWriter, r *http.Request, to route) {
+	w.Header().Set("Retry-After", "1")
+	m := message{Title: "Waking up", Text: "Environment " + to.env.Name + " was asleep. This page shows " + to.to.Component + " as soon as it runs.", Reload: 1}
+	if to.env.runs() {
+		m.Title, m.Text = "Starting", to.to.Component+" of environment "+to.env.Name+" does not run yet. This page shows it as soon as it does."
+	}
+	say(w, r, http.StatusServiceUnavailable, m)
+}
+
+// fail tells why a request was not answered by the environment.
+func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
+	code, m := http.StatusBadGateway, message{Title: "The environment did not answer", Text: "A pod of it ended the connection. See: dayfly env show"}
+	switch {
+	case errors.Is(err, context.Canceled):
+		code = 499 // nobody reads it; for the metrics
+	case errors.Is(err, errGone):
+		refuse(w, r)
+		g.metrics.failed.WithLabelValues("gone").Inc()
+		return
+	case errors.Is(err, errTooMany):
+		code, m = http.StatusServiceUnavailable, message{Title: "Too many requests wait", Text: "The environment is not ready, and too many wait for it already."}
+	case errors.Is(err, errTooLong):
+		code, m = http.StatusGatewayTimeout, message{Title: "The environment is not ready", Text: "No pod of it was ready for " + holdTime.String() + ". See: dayfly env show"}
+	}
+	if code != 499 {
+		g.opts.Logger.Info("not answered", "host", strings.ToLower(r.Host), "code", code, "reason", err)
+		g.metrics.failed.WithLabelValues(http.StatusText(code)).Inc()
+	}
+	say(w, r, code, m)
+}
