@@ -83,6 +83,8 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 				return o.app.showEnvironment(o.output, now)
 			case current && !now.DeletionTimestamp.IsZero():
 				return usererr.New(usererr.NotFound, "", "environment %s is being deleted", e.Name)
+			case now.Spec.Asleep() != e.Spec.Asleep():
+				return usererr.New(usererr.Conflict, "see: dayfly env events "+e.Name+" -n "+e.Namespace, "environment %s %s", e.Name, changedMeanwhile(e))
 			case current && v.Stalled:
 				return o.failed(ctx, c, v)
 			case current && v.State == environment.ReasonFailing && failing.IsZero():
@@ -99,6 +101,14 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 		}
 		pause(ctx, lookEvery)
 	}
+}
+
+// changedMeanwhile says what became of an environment that was to sleep, or to run.
+func changedMeanwhile(e *v1alpha1.Environment) string {
+	if e.Spec.Asleep() {
+		return "was woken before it slept: a request came, or somebody woke it"
+	}
+	return "was put to sleep before it was ready"
 }
 
 // progress prints what has changed of each component.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
+	"github.com/go-logr/logr"
 	"golang.org/x/net/netutil"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -22,6 +23,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -82,6 +84,7 @@ func New(o Options) (*Gateway, error) {
 
 // Run serves until ctx ends, and then lets requests that are under way end.
 func (g *Gateway) Run(ctx context.Context) error {
+	ctrl.SetLogger(logr.FromSlogHandler(g.opts.Logger.Handler()))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup

@@ -39,7 +39,7 @@ func TestBench(t *testing.T) {
 	for _, part := range []struct {
 		name string
 		run  func(*testing.T, *laptop, string, int)
-	}{{"start", benchStart}, {"router", benchRouter}, {"laptop", benchLaptop}, {"distance", benchDistance}} {
+	}{{"start", benchStart}, {"router", benchRouter}, {"laptop", benchLaptop}, {"distance", benchDistance}, {"environments", benchEnvironments}} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, l, ns, port) })
 	}
 }

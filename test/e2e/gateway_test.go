@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -361,9 +362,17 @@ func TestNoRequestFailsWhileItSleepsAndWakes(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	var done, slow atomic.Int64
+	var quiet atomic.Bool // nobody asks
+	var asking atomic.Int64
 	for i := range 4 {
 		wg.Go(func() {
-			for n := 0; ctx.Err() == nil; n++ {
+			for ctx.Err() == nil {
+				asking.Add(1)
+				if quiet.Load() {
+					asking.Add(-1)
+					time.Sleep(5 * time.Millisecond)
+					continue
+				}
 				method, body := http.MethodGet, []byte(nil)
 				if i%2 == 1 {
 					method, body = http.MethodPost, bytes.Repeat([]byte("x"), 10_000)
@@ -373,43 +382,43 @@ func TestNoRequestFailsWhileItSleepsAndWakes(t *testing.T) {
 				if err != nil || code != http.StatusOK || method == http.MethodPost && !strings.Contains(says, `"bodyBytes":10000`) {
 					t.Errorf("%s at %v: %d %v\n%.300s", method, begin, code, err, says)
 				}
+				asking.Add(-1)
 				done.Add(1)
 				if took := time.Since(begin).Milliseconds(); took > slow.Load() {
 					slow.Store(took)
 				}
-				pause := 20 * time.Millisecond
-				if n%50 == 49 {
-					pause = 5 * time.Second // long enough for it to be asleep
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(pause):
-				}
+				time.Sleep(20 * time.Millisecond)
 			}
 		})
 	}
 	slept := 0
-	for range cycles {
-		l.dayfly("env", "sleep", "pr-1", "--wait=false")
-		for deadline := time.Now().Add(6 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			e := getEnv(t, home, "pr-1")
-			if e.Status.Replicas == 0 && strings.HasSuffix(e.Status.Revisions.Ready, v1alpha1.SuffixAsleep) {
-				slept++
-				break
-			}
+	for i := range cycles {
+		// In turn: asked all the time; asked again at some moment of its falling asleep; asked again once it is asleep.
+		quiet.Store(i%3 > 0)
+		for quiet.Load() && asking.Load() > 0 {
+			time.Sleep(time.Millisecond)
 		}
+		l.dayfly("env", "sleep", "pr-1", "--wait="+strconv.FormatBool(i%3 == 2))
+		if i%3 == 1 {
+			time.Sleep(time.Duration(rand.IntN(4000)) * time.Millisecond)
+		}
+		if e := getEnv(t, home, "pr-1"); e.Status.Replicas == 0 && strings.HasSuffix(e.Status.Revisions.Ready, v1alpha1.SuffixAsleep) {
+			slept++
+		}
+		quiet.Store(false)
 		await(t, promise(20*time.Second), "it is awake", func() error {
 			if e := getEnv(t, home, "pr-1"); e.Spec.Asleep() || e.Waking() {
 				return fmt.Errorf("%+v", e.Status.Revisions)
 			}
 			return nil
 		})
+		time.Sleep(300 * time.Millisecond) // of requests
 	}
 	stop()
 	wg.Wait()
 	t.Logf("%d times told to sleep, %d times asleep; %d requests, the slowest in %d ms", cycles, slept, done.Load(), slow.Load())
-	if done.Load() < 100 {
-		t.Errorf("only %d requests", done.Load())
+	if done.Load() < 100 || slept < cycles/3 {
+		t.Errorf("%d requests, %d times asleep", done.Load(), slept)
 	}
 }
 
@@ -451,7 +460,7 @@ func TestBrowserSeesAnEnvironmentWake(t *testing.T) {
 func TestGatewayMayOnlyWake(t *testing.T) {
 	t.Parallel()
 	home, l := newHome(t)
-	l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""), "--wait=false")
+	l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""))
 	e := getEnv(t, home, "pr-1")
 	merge := func(text string) client.Patch { return client.RawPatch(types.MergePatchType, []byte(text)) }
 	scale := func(c client.Client, n int) error {
