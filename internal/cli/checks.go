@@ -64,6 +64,7 @@ func diagnose(in *inspection) []finding {
 		out = append(out, checkInstalled(in))
 		if !in.missing {
 			out = append(out, checkDefinitions(in), checkController(in))
+			out = append(out, checkGateway(in)...)
 			out = append(out, checkRouters(in)...)
 			out = append(out, checkRights(in), checkSessions(in), checkLeases(in), checkAlterations(in), checkStrays(in))
 		}
@@ -181,6 +182,25 @@ func checkController(in *inspection) finding {
 		}
 	}
 	return bad("controller", "dayfly install", "its deployment is not there")
+}
+
+// checkGateway says nothing where dayfly was installed without a domain.
+func checkGateway(in *inspection) []finding {
+	i := slices.IndexFunc(in.deployments, func(d appsv1.Deployment) bool { return component(d.Labels) == "gateway" })
+	if i < 0 {
+		return nil
+	}
+	const see = "see: kubectl -n " + deploy.Namespace + " get pods; kubectl -n " + deploy.Namespace + " logs deploy/gateway"
+	want, ready := replicas(&in.deployments[i]), in.deployments[i].Status.ReadyReplicas
+	switch {
+	case want == 0:
+		return []finding{bad("gateway", "kubectl -n "+deploy.Namespace+" scale deploy/gateway --replicas 2", "it is scaled to 0: no environment answers at its address").mended(mendScale)}
+	case ready == 0:
+		return []finding{bad("gateway", see, "none of %d replicas is ready: no environment answers at its address", want)}
+	case ready < want:
+		return []finding{warn("gateway", see, "%d of %d replicas are ready", ready, want)}
+	}
+	return []finding{ok("gateway", "%d of %d replicas are ready", ready, want)}
 }
 
 func replicas(d *appsv1.Deployment) int32 {

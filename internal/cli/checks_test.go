@@ -45,7 +45,7 @@ func well() *inspection {
 	return &inspection{
 		now: now, cliVer: "v1.2.3", server: "https://cluster", kubernetes: "v1.36.3", me: v1alpha1.Owner{Username: "ada"},
 		sessions: []v1alpha1.Session{s}, alterations: []v1alpha1.Alteration{a}, origins: []corev1.Service{origin},
-		deployments: []appsv1.Deployment{role("controller", "controller", 2), role("router", "router-0", 1), role("router", "router-1", 1)},
+		deployments: []appsv1.Deployment{role("controller", "controller", 2), role("router", "router-0", 1), role("router", "router-1", 1), role("gateway", "gateway", 2)},
 		pods:        []corev1.Pod{pod("router-0", "a"), pod("router-1", "b")},
 		lease:       &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: new("controller-x_1"), RenewTime: new(metav1.NewMicroTime(now))}},
 		ways:        []way{{"router-0", time.Millisecond, nil}, {"router-1", time.Millisecond, nil}},
@@ -73,6 +73,9 @@ func TestEveryCheckSeesItsTroubleAndNoOther(t *testing.T) {
 		{why: "another patch version", check: "installed", verdict: caution, trouble: func(in *inspection) { in.cliVer = "v1.2.4" }},
 		{why: "old definitions", check: "kinds", verdict: caution, trouble: func(in *inspection) { in.definitions = map[string]string{"sessions.dayfly.dev": "spec"} }},
 		{why: "definitions that may not be read", check: "kinds", verdict: unknown, trouble: func(in *inspection) { in.unseen["definitions"] = "no right" }},
+		{why: "gateway scaled to 0", check: "gateway", verdict: broken, code: usererr.Failed, mend: mendScale, trouble: func(in *inspection) { in.deployments[3].Spec.Replicas = new(int32(0)) }},
+		{why: "no gateway is ready", check: "gateway", verdict: broken, code: usererr.Failed, trouble: func(in *inspection) { in.deployments[3].Status.ReadyReplicas = 0 }},
+		{why: "one gateway is ready", check: "gateway", verdict: caution, trouble: func(in *inspection) { in.deployments[3].Status.ReadyReplicas = 1 }},
 		{why: "controller scaled to 0", check: "controller", verdict: broken, code: usererr.Failed, mend: mendScale, trouble: func(in *inspection) { in.deployments[0].Spec.Replicas = new(int32(0)) }},
 		{why: "no controller ready", check: "controller", verdict: broken, code: usererr.Failed, trouble: func(in *inspection) { in.deployments[0].Status.ReadyReplicas = 0 }},
 		{why: "one controller of two", check: "controller", verdict: caution, trouble: func(in *inspection) { in.deployments[0].Status.ReadyReplicas = 1 }},

@@ -149,15 +149,12 @@ func (o *envShareOptions) addresses(e *v1alpha1.Environment) ([]v1alpha1.Address
 		return nil, usererr.New(usererr.NotFound, "see: dayfly env show "+e.Name+"; addresses need a domain, which whoever rules the cluster gives: dayfly install --domain",
 			"environment %s has no address yet", e.Name)
 	}
-	needed := map[string]bool{}
-	for _, c := range e.Status.Components {
-		for _, n := range c.Needs {
-			needed[n] = true
-		}
+	if len(o.components) == 0 {
+		return edges(e), nil
 	}
 	var out []v1alpha1.Address
 	for _, a := range e.Status.Addresses {
-		if len(o.components) == 0 && !needed[a.Component] || slices.Contains(o.components, a.Component) {
+		if slices.Contains(o.components, a.Component) {
 			out = append(out, a)
 		}
 	}
@@ -166,10 +163,40 @@ func (o *envShareOptions) addresses(e *v1alpha1.Environment) ([]v1alpha1.Address
 			return nil, usererr.New(usererr.NotFound, "see: dayfly env show "+e.Name, "environment %s has no component %s that has an address", e.Name, name)
 		}
 	}
-	if len(out) == 0 {
-		return e.Status.Addresses, nil // each needs another
-	}
 	return out, nil
+}
+
+// edges are the addresses of the components that no other needs; all, if each is needed.
+func edges(e *v1alpha1.Environment) []v1alpha1.Address {
+	needed := map[string]bool{}
+	for _, c := range e.Status.Components {
+		for _, n := range c.Needs {
+			needed[n] = true
+		}
+	}
+	var out []v1alpha1.Address
+	for _, a := range e.Status.Addresses {
+		if !needed[a.Component] {
+			out = append(out, a)
+		}
+	}
+	if len(out) == 0 {
+		return e.Status.Addresses
+	}
+	return out
+}
+
+// sayAddresses tells whoever has waited for an environment where it answers.
+func (a *App) sayAddresses(e *v1alpha1.Environment) {
+	if e.Spec.Asleep() || len(e.Status.Addresses) == 0 {
+		return
+	}
+	for _, to := range edges(e) {
+		a.say("  %-20s %s", to.Component, to.URL)
+	}
+	if v := viewEnvironment(e); !v.Public && v.Shares == 0 {
+		a.say("nobody may see it there yet; make a link: dayfly env share %s -n %s", e.Name, e.Namespace)
+	}
 }
 
 func (o *envShareOptions) end(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) error {

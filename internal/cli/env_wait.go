@@ -78,6 +78,7 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 			case current && v.State == goal:
 				o.app.say("environment %s is %s after %s", e.Name, is, time.Since(began).Round(100*time.Millisecond))
 				if o.output == "table" {
+					o.app.sayAddresses(now)
 					return nil
 				}
 				return o.app.showEnvironment(o.output, now)

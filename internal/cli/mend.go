@@ -45,7 +45,7 @@ func mendOne(ctx context.Context, app *App, c *kube.Cluster, in *inspection, wha
 	case mendScale:
 		for i := range in.deployments {
 			d := &in.deployments[i]
-			n, ours := map[string]int{"controller": 2, "router": 1}[component(d.Labels)]
+			n, ours := map[string]int{"controller": 2, "gateway": 2, "router": 1}[component(d.Labels)]
 			if ours && replicas(d) == 0 {
 				patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n))
 				try(c.Patch(ctx, d, patch), "deployment %s/%s has %s again", deploy.Namespace, d.Name, plural(n, "replica"))
