@@ -1,8 +1,6 @@
 package v1alpha1
 
 import (
-	"strings"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -222,7 +220,7 @@ type EnvironmentStatus struct {
 	// +optional
 	RenewedAt *metav1.Time `json:"renewedAt,omitempty"`
 
-	// Replicas is 1, or 0 once all is asleep.
+	// Replicas is 1 while the environment can be asked: from when it is ready until it falls asleep.
 	//
 	// +optional
 	Replicas int32 `json:"replicas,omitempty"`
@@ -281,11 +279,6 @@ type Address struct {
 
 // SuffixAsleep ends the revision of an environment that is asleep.
 const SuffixAsleep = "-asleep"
-
-// Waking says whether the environment is on its way from being asleep to being ready.
-func (e *Environment) Waking() bool {
-	return !e.Spec.Asleep() && strings.HasSuffix(e.Status.Revisions.Ready, SuffixAsleep)
-}
 
 // Revisions are hashes of a Blueprint's digest with the parameters and all that differs in the components; one that is asleep ends
 // in -asleep.

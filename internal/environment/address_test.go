@@ -114,15 +114,31 @@ func TestFallsAsleepWhenNobodyAsks(t *testing.T) {
 	if got := w.pass(); got != "" || reason(w.Env) != ReasonStarting {
 		t.Errorf("at once: %s %s", got, reason(w.Env))
 	}
-	if w.Env.Waking() {
-		t.Error("it falls asleep and is said to wake")
+	if w.Env.Status.Replicas != 1 {
+		t.Error("it is said to sleep while requests have time to end")
 	}
 	w.Now = w.Now.Add(nodTime)
 	if got := w.pass(); got != "Apply" {
 		t.Errorf("after %v: %s", nodTime, got)
 	}
+	if w.Env.Status.Replicas != 0 {
+		t.Error("it is taken down and not said to be")
+	}
+	w.Env.Spec.Replicas, w.content, w.ready = new(int32(1)), shop(), false
 	w.passes()
-	if w.Env.Spec.Replicas = new(int32(1)); !w.Env.Waking() {
-		t.Error("it wakes and is not said to")
+	if w.Env.Status.Replicas != 0 {
+		t.Error("woken before it slept, it is said to run before it is ready")
+	}
+	for range 3 {
+		for _, u := range w.Live {
+			if u.GetKind() == "Deployment" {
+				bringUp(u)
+			}
+		}
+		w.ready = true
+		w.passes()
+	}
+	if w.Env.Status.Replicas != 1 || reason(w.Env) != ReasonReady {
+		t.Errorf("awake: %d %s", w.Env.Status.Replicas, reason(w.Env))
 	}
 }

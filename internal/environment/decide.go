@@ -153,6 +153,9 @@ func (d *decision) live() Step {
 		d.working(ReasonStarting, "about to fall asleep")
 		return nil
 	}
+	if d.Env.Spec.Asleep() {
+		d.st.Replicas = 0 // before anything is taken down
+	}
 	step := d.objects()
 	d.addresses()
 	if step == nil && d.idle() {
@@ -433,7 +436,6 @@ func (d *decision) conclude() {
 		}
 	}
 	late := d.Now.Sub(d.st.RequestedAt.Time) > readyWithin
-	d.st.Replicas = 1 // until nothing runs
 	current := d.st.Revisions.Ready == d.st.Revisions.Requested
 	switch {
 	case len(failing) > 0 && late && !current:
@@ -449,8 +451,8 @@ func (d *decision) conclude() {
 		d.set(v1alpha1.ConditionReconciling, metav1.ConditionFalse, reason, "")
 		d.set(v1alpha1.ConditionStalled, metav1.ConditionFalse, reason, "")
 		d.recheck = lookAgain
-		if d.Env.Spec.Asleep() {
-			d.st.Replicas = 0
+		if !d.Env.Spec.Asleep() {
+			d.st.Replicas = 1
 		}
 	case late && !current:
 		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", readyWithin, strings.Join(waiting, ", ")))

@@ -11,6 +11,7 @@ import (
 	"dayfly.dev/dayfly/internal/source"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -86,7 +87,9 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 			return 0, err
 		}
 		p := Decide(o)
-		if err := e.report(ctx, env, p.Status); err != nil {
+		if err := e.report(ctx, env, p.Status); apierrors.IsConflict(err) {
+			continue // it was asked to be awake meanwhile
+		} else if err != nil {
 			return 0, err
 		}
 		if p.Step == nil {
@@ -115,7 +118,11 @@ func (e *Engine) report(ctx context.Context, env *v1alpha1.Environment, st v1alp
 	}
 	before := env.DeepCopy()
 	env.Status = st
-	if err := e.client.Status().Patch(ctx, env, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+	patch := client.MergeFrom(before)
+	if st.Replicas < before.Status.Replicas { // whoever asks for it to be awake must either be seen, or see that it is not
+		patch = client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	}
+	if err := e.client.Status().Patch(ctx, env, patch); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("writing the status of environment %s/%s: %w", env.Namespace, env.Name, err)
 	}
 	e.tell(before, env)

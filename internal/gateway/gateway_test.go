@@ -29,7 +29,7 @@ func open(t *testing.T, change func(*v1alpha1.Environment)) (*Gateway, *v1alpha1
 	g := &Gateway{opts: Options{Logger: slog.New(slog.DiscardHandler)}, table: newTable()}
 	g.metrics = newMetrics(g.table)
 	e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "pr-1", UID: "1"}}
-	e.Status.Namespace = "env-team-pr-1"
+	e.Status.Namespace, e.Status.Replicas = "env-team-pr-1", 1
 	e.Status.Addresses = []v1alpha1.Address{{Component: "web", URL: "https://" + host, Service: "web", Port: "http"}}
 	if change != nil {
 		change(e)

@@ -7,6 +7,8 @@ import (
 	"html/template"
 	"net/http"
 	"strings"
+
+	"dayfly.dev/dayfly/api/v1alpha1"
 )
 
 //go:embed page.html
@@ -49,7 +51,7 @@ func refuse(w http.ResponseWriter, r *http.Request) {
 func waiting(w http.ResponseWriter, r *http.Request, to route) {
 	w.Header().Set("Retry-After", "1")
 	m := message{Title: "Waking up", Text: "Environment " + to.env.Name + " was asleep. This page shows " + to.to.Component + " as soon as it runs.", Reload: 1}
-	if to.env.runs() {
+	if !to.env.Spec.Asleep() && !strings.HasSuffix(to.env.Status.Revisions.Ready, v1alpha1.SuffixAsleep) {
 		m.Title, m.Text = "Starting", to.to.Component+" of environment "+to.env.Name+" does not run yet. This page shows it as soon as it does."
 	}
 	say(w, r, http.StatusServiceUnavailable, m)

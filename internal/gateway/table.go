@@ -200,16 +200,13 @@ func portOf(s *discoveryv1.EndpointSlice, name string) int32 {
 	return 0
 }
 
-// runs says whether requests may go to an environment: it neither sleeps, nor is on its way from there.
+// runs says whether requests may go to an environment: it is ready, or was and is being changed, or some of it never will be.
 func (e *environment) runs() bool {
-	if e.Spec.Asleep() {
-		return false
-	}
-	if !e.Waking() {
-		return true
+	if e.Spec.Asleep() || e.Status.Replicas > 0 {
+		return !e.Spec.Asleep()
 	}
 	ready := meta.FindStatusCondition(e.Status.Conditions, v1alpha1.ConditionReady)
-	return ready != nil && ready.ObservedGeneration == e.Generation && ready.Reason == engine.ReasonFailing // what does run of it may be asked
+	return ready != nil && ready.ObservedGeneration == e.Generation && (ready.Reason == engine.ReasonFailing || ready.Reason == engine.ReasonNotInTime)
 }
 
 func (e *environment) key() client.ObjectKey { return client.ObjectKeyFromObject(e.Environment) }

@@ -17,7 +17,7 @@ import (
 // kustomize builds the kustomization in memory. Kustomize would clone repositories, fetch URLs and start programs: what asks
 // for it is refused before.
 func (r *rendering) kustomize() error {
-	w := &kustomizations{r: r, seen: map[string]bool{}, files: map[string][]byte{}, places: map[string][]string{}}
+	w := &kustomizations{r: r, seen: map[string]bool{}, been: map[[2]string]bool{}, files: map[string][]byte{}, places: map[string][]string{}}
 	if err := w.visit(r.path); err != nil {
 		return err
 	}
@@ -67,12 +67,18 @@ func fromResMap(m resmap.ResMap, from string) ([]object, error) {
 type kustomizations struct {
 	r      *rendering
 	seen   map[string]bool
+	been   map[[2]string]bool  // files of configuration that were read, with the folder that they speak of
 	files  map[string][]byte   // what they read, with parameters
 	places map[string][]string // where an object's kind and name stand, for messages
+
+	looked int // values, to bound them: aliases can make them without end
 
 	configured bool // a kustomization makes generators or transformers: any file may be configuration
 	urlsOnly   bool // looks for URLs and repositories, not for files that are missing
 }
+
+// mostValues are in the kustomizations of one folder, and how far their aliases lead.
+const mostValues, deepest = 500_000, 1_000
 
 // holding are the fields whose texts name files, folders or other sources: of kustomizations, and of what configures
 // generators and transformers.
@@ -110,6 +116,12 @@ func (w *kustomizations) visit(dir string) error {
 
 // read reads a file of configuration: a kustomization, or a generator or transformer that one names.
 func (w *kustomizations) read(name, dir string) error {
+	if at := [2]string{name, dir}; !w.urlsOnly {
+		if w.been[at] {
+			return nil // such as one that names itself
+		}
+		w.been[at] = true
+	}
 	data, err := w.take(name)
 	if err != nil {
 		return err
@@ -140,6 +152,9 @@ func (w *kustomizations) take(name string) ([]byte, error) {
 
 // node looks at one value of a kustomization; field is the keys that it stands under, with dots between.
 func (w *kustomizations) node(n *yaml.Node, name, dir, field string) error {
+	if w.looked++; w.looked > mostValues || strings.Count(field, ".") > deepest {
+		return usererr.New(usererr.Refused, "write out what its aliases (*name) stand for", "%s:%d: its aliases make more of it than can be looked at", name, n.Line)
+	}
 	switch n.Kind {
 	case yaml.AliasNode:
 		return w.node(n.Alias, name, dir, field)

@@ -245,7 +245,7 @@ func TestRequestsWakeAnEnvironment(t *testing.T) {
 			t.Errorf("round %d: answered %v after the slowest pod was ready", round, took-pods)
 		}
 		await(t, promise(5*time.Second), "it is ready", func() error {
-			if e := getEnv(t, home, "pr-1"); e.Status.Replicas != 1 || e.Waking() {
+			if e := getEnv(t, home, "pr-1"); e.Status.Replicas != 1 {
 				return fmt.Errorf("%+v", e.Status.Revisions)
 			}
 			return nil
@@ -407,7 +407,7 @@ func TestNoRequestFailsWhileItSleepsAndWakes(t *testing.T) {
 		}
 		quiet.Store(false)
 		await(t, promise(20*time.Second), "it is awake", func() error {
-			if e := getEnv(t, home, "pr-1"); e.Spec.Asleep() || e.Waking() {
+			if e := getEnv(t, home, "pr-1"); e.Spec.Asleep() || e.Status.Replicas != 1 {
 				return fmt.Errorf("%+v", e.Status.Revisions)
 			}
 			return nil
