@@ -16,6 +16,7 @@ import (
 	"dayfly.dev/dayfly/internal/source"
 	"dayfly.dev/dayfly/internal/usererr"
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -335,11 +336,27 @@ func (o *envUpdateOptions) run(cmd *cobra.Command) error {
 
 // changeEnvironment writes what was changed, unless somebody else was faster.
 func changeEnvironment(ctx context.Context, c *kube.Cluster, before, e *v1alpha1.Environment) error {
-	err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	if apierrors.IsConflict(err) {
-		return usererr.New(usererr.Conflict, "run it again", "environment %s was changed by somebody else meanwhile", e.Name)
+	wanted := e.Spec
+	for {
+		err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+		if !apierrors.IsConflict(err) {
+			return kube.Explain(err)
+		}
+		now, err := getEnvironment(ctx, c, e.Name)
+		if err != nil {
+			return err
+		}
+		was := before.Spec
+		was.Replicas = now.Spec.Replicas // it may have woken or fallen asleep
+		if now.UID != e.UID || !equality.Semantic.DeepEqual(now.Spec, was) {
+			return usererr.New(usererr.Conflict, "run it again", "environment %s was changed by somebody else meanwhile", e.Name)
+		}
+		if wanted.Asleep() == before.Spec.Asleep() {
+			wanted.Replicas = now.Spec.Replicas
+		}
+		before, *e = now.DeepCopy(), *now // only what the cluster says of it is new
+		e.Spec = wanted
 	}
-	return kube.Explain(err)
 }
 
 // tryStored renders the folder that the cluster has with what is new.
@@ -391,8 +408,8 @@ func newEnvExtendCmd(app *App) *cobra.Command {
 			}
 			before := e.DeepCopy()
 			e.Spec.TTL.Duration += by
-			if err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
-				return kube.Explain(err)
+			if err := changeEnvironment(ctx, c, before, e); err != nil {
+				return err
 			}
 			app.say("environment %s lives until %s", e.Name, e.CreationTimestamp.Add(e.Spec.TTL.Duration).Local().Format("15:04 Jan 2"))
 			if output == "table" {
