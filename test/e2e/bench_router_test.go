@@ -21,10 +21,10 @@ const proxyImage = "docker.io/dayfly/bench:dev"
 
 // What people would put in the way instead of a router: each sends requests with the header to another Service.
 const nginxConf = `load_module /usr/lib/nginx/modules/ngx_stream_module.so; daemon off; worker_processes 2; pid /tmp/nginx.pid; error_log stderr warn;
-events { worker_connections 1024; }
+worker_rlimit_nofile 20000; events { worker_connections 8192; }
 stream { server { listen 8084; proxy_pass stream:80; } }
 http {
-  access_log off; keepalive_requests 1000000;
+  access_log off; proxy_max_temp_file_size 0; keepalive_requests 1000000;
   client_body_temp_path /tmp/body; proxy_temp_path /tmp/proxy; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;
   map $http_x_dayfly_session $to { default spare; bench other; }
   map $http_x_dayfly_session $calls { default calls-spare; bench other; }
