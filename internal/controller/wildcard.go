@@ -18,7 +18,7 @@ import (
 // such as cert-manager, sees to it. authoritySecret names that of the authority which signs dayfly's own.
 const gatewaySecret, authoritySecret = "gateway-tls", "gateway-ca"
 
-const wildcardEvery = 6 * time.Hour
+const wildcardEvery = time.Minute
 
 // keepWildcard sees to it that the gateway has a certificate for every name under the domain.
 func keepWildcard(ctx context.Context, c client.Client, namespace, domain string, log *slog.Logger) error {
@@ -53,7 +53,7 @@ func ensureWildcard(ctx context.Context, c client.Client, namespace, domain stri
 	}
 	w := identity.Wildcard{Cert: shown.Data[corev1.TLSCertKey], Key: shown.Data[corev1.TLSPrivateKeyKey],
 		CACert: authority.Data[corev1.TLSCertKey], CAKey: authority.Data[corev1.TLSPrivateKeyKey]}
-	if w.Good(domain, now) {
+	if w.Good(domain, now) || w.Foreign() {
 		return nil
 	}
 	renewed, err := w.Renewed(domain, now)

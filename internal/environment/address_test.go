@@ -56,7 +56,7 @@ func TestHostsAreDifferent(t *testing.T) {
 	seen := map[string]string{}
 	for _, p := range [][3]string{
 		{"web", "pr-1", "team"}, {"web--pr-1", "team", "x"}, {"web", "pr-1--team", "x"}, {"web-", "pr", "x"}, {"web", "-pr", "x"}, {"web.a", "pr", "x"}, {"web-a", "pr", "x"},
-		{"Web", "pr", "x"}, {"web", "pr", "x"}, {strings.Repeat("a", 63), "pr", "x"}, {strings.Repeat("a", 62) + "b", "pr", "x"}, {"web", strings.Repeat("b", 40), strings.Repeat("c", 63)},
+		{"Web", "pr", "x"}, {"xn", "pr", "x"}, {"web", "pr", "x"}, {strings.Repeat("a", 63), "pr", "x"}, {strings.Repeat("a", 62) + "b", "pr", "x"}, {"web", strings.Repeat("b", 40), strings.Repeat("c", 63)},
 		{"web", strings.Repeat("b", 40), strings.Repeat("c", 62)},
 	} {
 		e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Name: p[1], Namespace: p[2]}}

@@ -166,7 +166,7 @@ func (d *decision) live() Step {
 
 // nodTime is how long requests that are under way have to end before an environment falls asleep: the gateway holds new ones from
 // its beginning, and they wake it.
-const nodTime = 2 * time.Second
+const nodTime = 3 * time.Second // a second of which may be over when it is first seen
 
 // nodsOff says whether an environment that is to fall asleep still runs, for the requests that are under way.
 func (d *decision) nodsOff() bool {

@@ -25,8 +25,12 @@ func (e *Engine) do(ctx context.Context, env *v1alpha1.Environment, s Step) erro
 		return named("deleting", env, client.IgnoreNotFound(e.client.Delete(ctx, env, client.Preconditions{UID: &env.UID})))
 	case Sleep:
 		scale := &autoscalingv1.Scale{}
-		patch := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"replicas":0}}`))
-		return named("putting to sleep", env, client.IgnoreNotFound(e.client.SubResource("scale").Patch(ctx, env.DeepCopy(), patch, client.WithSubResourceBody(scale))))
+		patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"resourceVersion":%q},"spec":{"replicas":0}}`, env.ResourceVersion))
+		err := client.IgnoreNotFound(e.client.SubResource("scale").Patch(ctx, env.DeepCopy(), patch, client.WithSubResourceBody(scale)))
+		if apierrors.IsConflict(err) {
+			return nil // somebody has asked meanwhile, or changed it
+		}
+		return named("putting to sleep", env, err)
 	case Hold, Release:
 		before := env.DeepCopy()
 		if _, hold := s.(Hold); hold {

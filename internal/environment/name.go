@@ -2,6 +2,7 @@ package environment
 
 import (
 	"crypto/sha256"
+	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
 	"strings"
@@ -18,7 +19,9 @@ func NamespaceOf(e *v1alpha1.Environment) string {
 	if len(name) <= longestName {
 		return name
 	}
-	return shortened(name, e.Namespace+"/"+e.Name)
+	sum := sha256.Sum256([]byte(e.Namespace + "/" + e.Name))
+	tail := "-" + hex.EncodeToString(sum[:4]) // whose the namespace is, it says itself
+	return strings.TrimRight(name[:longestName-len(tail)], "-") + tail
 }
 
 // hostOf is the name in DNS, under the domain, of a component of an environment. No two have the same.
@@ -31,17 +34,14 @@ func hostOf(e *v1alpha1.Environment, component string) string {
 		}
 		return '-'
 	}, name)
-	if label == name && len(name) <= longestName && strings.Count(name, "--") == 2 && !strings.Contains(name, "---") {
+	if label == name && !strings.HasPrefix(name, "xn--") && len(name) <= longestName && strings.Count(name, "--") == 2 && !strings.Contains(name, "---") {
 		return name
 	}
-	return shortened(strings.TrimLeft(label, "-"), strings.Join(parts, "/"))
-}
-
-// shortened is a name with a hash of what it stands for.
-func shortened(name, of string) string {
-	sum := sha256.Sum256([]byte(of))
-	tail := "-" + hex.EncodeToString(sum[:4])
-	return strings.TrimRight(name[:min(len(name), longestName-len(tail))], "-") + tail
+	// Whoever finds two that have the same has the address of another: the hash is long.
+	sum := sha256.Sum256([]byte(strings.Join(parts, "/")))
+	tail := "-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:15]))
+	label = "x" + strings.TrimLeft(label, "-")
+	return strings.TrimRight(label[:min(len(label), longestName-len(tail))], "-") + tail
 }
 
 // RevisionOf is a hash of everything that decides what an environment consists of. The name of a Blueprint stands for its

@@ -3,6 +3,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -39,9 +40,11 @@ const SecretName = "gateway-tls"
 
 // Bounds on what visitors can take of a gateway.
 const (
-	mostConnections = 20000
-	mostHeaderBytes = 64 << 10
-	mostHeld        = 2000 // requests for one environment that wait at once
+	mostConnections = 3000
+	mostStreams     = 100 // of one HTTP/2 connection
+	mostHeaderBytes = 32 << 10
+	mostHeld        = 2000            // requests for one environment that wait at once
+	refuseTime      = 3 * time.Second // to take an answer of the gateway's own
 	holdTime        = 3 * time.Minute
 	drainTime       = 25 * time.Second
 )
@@ -91,22 +94,23 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer wg.Wait()
 	defer cancel(nil) // before Wait
 	wg.Go(func() { cancel(g.serveHealth(ctx)) })
-	watched, err := g.watch(ctx)
+	// What is known of environments is kept up as long as requests are under way.
+	serving, served := context.WithCancel(context.WithoutCancel(ctx))
+	defer served()
+	watched, synced, err := g.watch(serving)
 	if err != nil {
 		return err
 	}
-	wg.Go(func() { cancel(watched.Start(ctx)) })
-	if !watched.WaitForCacheSync(ctx) {
+	wg.Go(func() { cancel(watched.Start(serving)) })
+	if !toolscache.WaitForCacheSync(ctx.Done(), synced...) {
 		return ended(ctx)
 	}
 	if err := g.cert.await(ctx, g.api, g.opts); err != nil {
 		return err
 	}
-	wg.Go(func() { g.cert.follow(ctx, g.api, g.opts) })
-	wg.Go(func() { g.activity(ctx) })
-	err = g.serve(ctx)
-	cancel(err)
-	return err
+	wg.Go(func() { g.cert.follow(serving, g.api, g.opts) })
+	wg.Go(func() { g.activity(serving) })
+	return cmp.Or(g.serve(ctx), ended(ctx))
 }
 
 func ended(ctx context.Context) error {
@@ -117,17 +121,17 @@ func ended(ctx context.Context) error {
 }
 
 // watch follows Environments, and the EndpointSlices of their Services, into the table.
-func (g *Gateway) watch(ctx context.Context) (cache.Cache, error) {
+func (g *Gateway) watch(ctx context.Context) (watched cache.Cache, synced []toolscache.InformerSynced, err error) {
 	ofEnvironments, err := labels.NewRequirement(v1alpha1.LabelEnvironment, selection.Exists, nil)
 	if err != nil {
-		return nil, fmt.Errorf("selecting endpoint slices: %w", err)
+		return nil, nil, fmt.Errorf("selecting endpoint slices: %w", err)
 	}
-	watched, err := cache.New(g.opts.Config, cache.Options{Scheme: g.api.Scheme(), ByObject: map[client.Object]cache.ByObject{
+	watched, err = cache.New(g.opts.Config, cache.Options{Scheme: g.api.Scheme(), ByObject: map[client.Object]cache.ByObject{
 		&v1alpha1.Environment{}:      {Transform: slim},
 		&discoveryv1.EndpointSlice{}: {Label: labels.NewSelector().Add(*ofEnvironments), Transform: slim},
 	}})
 	if err != nil {
-		return nil, fmt.Errorf("watching environments: %w", err)
+		return nil, nil, fmt.Errorf("watching environments: %w", err)
 	}
 	for kind, handler := range map[client.Object]toolscache.ResourceEventHandler{
 		&v1alpha1.Environment{}:      handlerOf(g.table.putEnvironment, g.table.dropEnvironment),
@@ -135,13 +139,15 @@ func (g *Gateway) watch(ctx context.Context) (cache.Cache, error) {
 	} {
 		informer, err := watched.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
 		if err != nil {
-			return nil, fmt.Errorf("watching environments: %w", err)
+			return nil, nil, fmt.Errorf("watching environments: %w", err)
 		}
-		if _, err := informer.AddEventHandler(handler); err != nil {
-			return nil, fmt.Errorf("watching environments: %w", err)
+		told, err := informer.AddEventHandler(handler)
+		if err != nil {
+			return nil, nil, fmt.Errorf("watching environments: %w", err)
 		}
+		synced = append(synced, told.HasSynced) // once the table knows them all
 	}
-	return watched, nil
+	return watched, synced, nil
 }
 
 // slim drops what the gateway never reads of an object: it holds a thousand environments.
@@ -157,10 +163,15 @@ func slim(o any) (any, error) {
 }
 
 // handlerOf has put and drop called with objects of a type.
-func handlerOf[T any](put, drop func(T)) toolscache.ResourceEventHandler {
+func handlerOf[T client.Object](put, drop func(T)) toolscache.ResourceEventHandler {
 	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { put(o.(T)) },
-		UpdateFunc: func(_, o any) { put(o.(T)) },
+		AddFunc: func(o any) { put(o.(T)) },
+		UpdateFunc: func(was, is any) {
+			if was, is := was.(T), is.(T); was.GetUID() != is.GetUID() { // its end was not seen
+				drop(was)
+			}
+			put(is.(T))
+		},
 		DeleteFunc: func(o any) {
 			if gone, ok := o.(toolscache.DeletedFinalStateUnknown); ok {
 				o = gone.Obj
@@ -178,6 +189,7 @@ func (g *Gateway) serve(ctx context.Context) error {
 	s := &http.Server{
 		Handler:           g.handler(),
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: g.cert.get},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: mostStreams},
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: mostHeaderBytes,
 		ErrorLog: slog.NewLogLogger(g.opts.Logger.Handler(), slog.LevelDebug),
 	}

@@ -182,7 +182,7 @@ func TestHeldUntilAPodIsReady(t *testing.T) {
 	address := l.Addr().String()
 	l.Close()
 	g.table.putSlice(lead(t, slice, address))
-	time.Sleep(2 * retryTime)
+	time.Sleep(8 * retryTime) // more often than a request is sent that a pod may have seen
 	select {
 	case code := <-answered:
 		t.Fatalf("answered with %d by nobody", code)
@@ -258,7 +258,7 @@ func TestWhatDoesNotRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	g.table.putEnvironment(e)
-	if _, err := g.hold(ctx, route{g.table.envs["1"], e.Status.Addresses[0]}, map[string]bool{}); err == nil {
+	if _, err := g.hold(ctx, route{g.table.envs["1"], e.Status.Addresses[0]}, map[string]bool{}, time.Now().Add(time.Minute)); err == nil {
 		t.Error("it waits for a visitor who has gone")
 	}
 }
@@ -281,5 +281,122 @@ func TestAHostIsTheOldest(t *testing.T) {
 		if _, ok := tb.find(""); ok {
 			t.Error("a request without a host finds one")
 		}
+	}
+}
+
+// A share that is revoked, or ends, ends what it let in; a program's link is exchanged for a cookie, whatever comes before its answer.
+func TestRevokedSharesEndWhatIsOpen(t *testing.T) {
+	token := share.NewToken()
+	shares := []v1alpha1.Share{{Name: "a", Hash: share.Hash(token), Until: metav1.NewTime(time.Now().Add(time.Hour))}}
+	for _, how := range []string{"revoked", "gone", "over"} {
+		g, e, slice := open(t, func(e *v1alpha1.Environment) {
+			e.Spec.Shares = shares
+			if how == "over" {
+				e.Spec.Shares = []v1alpha1.Share{{Name: "a", Hash: share.Hash(token), Until: metav1.NewTime(time.Now().Add(time.Second))}}
+			}
+		})
+		began, ended := make(chan struct{}), make(chan struct{})
+		pod := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			fmt.Fprint(w, "first")
+			_ = http.NewResponseController(w).Flush()
+			close(began)
+			<-r.Context().Done()
+			close(ended)
+		}))
+		front := httptest.NewServer(g.handler())
+		g.table.putSlice(lead(t, slice, pod.Listener.Addr().String()))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, front.URL+"/?"+share.Parameter+"="+token, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		resp, err := front.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := resp.Cookies(); len(c) != 1 || c[0].Name != tokenCookie {
+			t.Errorf("cookies: %v", c)
+		}
+		<-began
+		changed := e.DeepCopy()
+		changed.Spec.Shares = nil
+		switch how {
+		case "revoked":
+			g.table.putEnvironment(changed)
+		case "gone":
+			g.table.dropEnvironment(e)
+		}
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: it goes on", how)
+		}
+		resp.Body.Close()
+		front.Close()
+		pod.Close()
+	}
+}
+
+// What reaches an environment is what was asked, but for what is the gateway's; what comes back concerns this host alone.
+func TestForwardedAsItCame(t *testing.T) {
+	g, _, slice := open(t, public)
+	var seen *http.Request
+	pod := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = r
+		w.Header().Add("Set-Cookie", "a=b; Domain=env.test; Path=/; Secure")
+		w.Header().Add("Set-Cookie", "domain=kept; domain=.env.test")
+		w.Header().Set("Clear-Site-Data", `"cookies"`)
+	}))
+	defer pod.Close()
+	g.table.putSlice(lead(t, slice, pod.Listener.Addr().String()))
+	for _, query := range []string{"q=50%&x=1", "z=1;2&a=3", "a=%u00e9&b=2", "a=+&b=%20&a=1&"} {
+		resp := ask(t, g, func(r *http.Request) {
+			r.URL.RawQuery = query
+			r.Header.Set("Referer", "https://"+host+"/x?c=d&"+share.Parameter+"=secret")
+			r.Header.Set("X-Real-Ip", "1.2.3.4")
+			r.Header.Set("X-Forwarded-For", "1.2.3.4")
+			r.Header.Set("Connection", "Upgrade, HTTP2-Settings")
+			r.Header.Set("Upgrade", "h2c")
+			r.Header.Set("HTTP2-Settings", "AAMAAABkAAQAAP__")
+			r.Header.Set("Cookie", tokenCookie+" =secret; a=b")
+		})
+		if seen.URL.RawQuery != query {
+			t.Errorf("?%s arrives as ?%s", query, seen.URL.RawQuery)
+		}
+		if all := fmt.Sprint(seen.Header); strings.Contains(all, "secret") || strings.Contains(all, "1.2.3.4") || seen.Header.Get("Upgrade") != "" {
+			t.Errorf("the environment sees %s", all)
+		}
+		if got := fmt.Sprint(resp.Header["Set-Cookie"], resp.Header["Clear-Site-Data"]); got != "[a=b; Path=/; Secure domain=kept] []" {
+			t.Errorf("the visitor gets %s", got)
+		}
+	}
+}
+
+// One that is made anew under its name, of whose end nothing was heard, is another.
+func TestMadeAnewUnseen(t *testing.T) {
+	g, e, _ := open(t, public)
+	anew := e.DeepCopy()
+	anew.UID = "2"
+	handlerOf(g.table.putEnvironment, g.table.dropEnvironment).OnUpdate(e, anew)
+	if r, ok := g.table.find(host); !ok || r.env.UID != "2" || len(g.table.envs) != 1 {
+		t.Errorf("the host is that of %v, of %d", r.env, len(g.table.envs))
+	}
+}
+
+// A visitor who takes no answer, or sends what nobody reads, is not waited for.
+func TestRefusedVisitorsAreNotWaitedFor(t *testing.T) {
+	g, _, _ := open(t, nil)
+	front := httptest.NewServer(g.handler())
+	defer front.Close()
+	conn, err := net.Dial("tcp", front.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 10\r\n\r\n", host)
+	_ = conn.SetReadDeadline(time.Now().Add(refuseTime + 10*time.Second))
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Errorf("the connection stays: %v", err)
 	}
 }

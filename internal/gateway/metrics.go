@@ -40,7 +40,7 @@ func newMetrics(t *table) *metrics {
 			n := 0
 			for _, e := range t.envs {
 				e.use.mu.Lock()
-				n += e.use.open
+				n += len(e.use.open)
 				e.use.mu.Unlock()
 			}
 			return float64(n)

@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"net/http"
 	"strings"
+	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 )
@@ -24,10 +25,13 @@ type message struct {
 
 // say answers with a message: a page for people, a line for programs.
 func say(w http.ResponseWriter, r *http.Request, code int, m message) {
+	// Who does not take it, or goes on sending, is not waited for.
+	c, by := http.NewResponseController(w), time.Now().Add(refuseTime)
+	_, _ = c.SetReadDeadline(by), c.SetWriteDeadline(by)
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if !wantsPage(r) {
+	if !wantsPage(r) && !wantsFrame(r) {
 		h.Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(code)
 		_, _ = w.Write([]byte(m.Title + ": " + m.Text + "\n"))
@@ -60,10 +64,13 @@ func waiting(w http.ResponseWriter, r *http.Request, to route) {
 // fail tells why a request was not answered by the environment.
 func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code, m := http.StatusBadGateway, message{Title: "The environment did not answer", Text: "A pod of it ended the connection. See: dayfly env show"}
+	if cause := context.Cause(r.Context()); cause != nil {
+		err = cause
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
 		code = 499 // nobody reads it; for the metrics
-	case errors.Is(err, errGone):
+	case errors.Is(err, errGone), errors.Is(err, errRevoked):
 		refuse(w, r)
 		g.metrics.failed.WithLabelValues("gone").Inc()
 		return

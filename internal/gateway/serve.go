@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,44 +20,87 @@ func (g *Gateway) handler() http.Handler {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", r.In.Host, r.In.Host
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it came, whatever it means to whom
 			r.SetXForwarded()
+			for _, name := range []string{"X-Forwarded-Port", "X-Real-Ip"} { // others set them, and who runs the application believes them
+				r.Out.Header.Del(name)
+			}
 			withoutToken(r.Out)
 		},
-		Transport:     newTransport(g),
-		FlushInterval: -1,
-		ErrorLog:      slog.NewLogLogger(g.opts.Logger.Handler(), slog.LevelDebug),
-		ErrorHandler:  func(w http.ResponseWriter, r *http.Request, err error) { g.fail(w, r, err) },
+		Transport:      newTransport(g),
+		FlushInterval:  -1,
+		ModifyResponse: ownCookies,
+		ErrorLog:       slog.NewLogLogger(g.opts.Logger.Handler(), slog.LevelDebug),
+		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { g.fail(w, r, err) },
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		to, ok := g.table.find(r.Host)
-		if !ok || !g.admit(w, r, to) {
-			if !ok {
-				refuse(w, r)
-			}
+		if !ok {
+			refuse(w, r)
 			return
 		}
-		done := g.begin(to.env)
+		v, ok := admit(w, r, to)
+		if !ok {
+			return
+		}
+		ctx, done := g.table.begin(r.Context(), to, v)
 		defer done()
 		if wantsPage(r) && (!to.env.runs() || len(g.table.ready(to)) == 0) {
-			g.waker.wake(r.Context(), to.env)
+			g.waker.wake(ctx, to.env)
 			waiting(w, r, to)
 			return
 		}
-		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), routeKey{}, to)))
+		if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") { // what else speaks after an upgrade says what it wants of who asked
+			r.Header.Del("Upgrade")
+			r.Header.Del("Http2-Settings")
+		}
+		proxy.ServeHTTP(w, r.WithContext(context.WithValue(context.WithValue(ctx, routeKey{}, to), cookieKey{}, v.cookie)))
 	})
 }
 
-type routeKey struct{}
+type (
+	routeKey  struct{}
+	cookieKey struct{}
+)
 
-// admit says whether a request may come in; if not, or if the token in its link is to be exchanged for a cookie first, it has
-// been answered.
-func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, to route) bool {
+// ownCookies keeps an environment's answer from what concerns other hosts of the domain, and hands out the cookie of a link.
+func ownCookies(r *http.Response) error {
+	r.Header.Del("Clear-Site-Data") // it clears the cookies of all of them
+	for i, c := range r.Header["Set-Cookie"] {
+		var kept []string
+		for part := range strings.SplitSeq(c, ";") {
+			if name, _, _ := strings.Cut(part, "="); !strings.EqualFold(strings.TrimSpace(name), "domain") || len(kept) == 0 {
+				kept = append(kept, part)
+			}
+		}
+		r.Header["Set-Cookie"][i] = strings.Join(kept, ";")
+	}
+	if c, ok := r.Request.Context().Value(cookieKey{}).(*http.Cookie); ok && c != nil {
+		r.Header.Add("Set-Cookie", c.String())
+	}
+	return nil
+}
+
+// visit is why a request may come in.
+type visit struct {
+	hash   string       // of the share's token; "" is an environment that is open to all
+	until  time.Time    // zero: without end
+	cookie *http.Cookie // for which a program's link is exchanged; nil: none
+}
+
+// admit says whether a request may come in; if not, or if the token in a link is to be taken out of a browser's address first, it
+// has been answered.
+func admit(w http.ResponseWriter, r *http.Request, to route) (visit, bool) {
 	link, others := tokens(r)
 	now := time.Now()
-	if s := shareOf(to.env.Environment, link, now); s != nil {
-		http.SetCookie(w, &http.Cookie{Name: tokenCookie, Value: link, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, Expires: s.Until.Time})
-		if !wantsPage(r) {
-			return true
+	s := shareOf(to.env.Environment, link, now)
+	var cookie *http.Cookie
+	if s != nil {
+		cookie = &http.Cookie{Name: tokenCookie, Value: link, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, Expires: s.Until.Time}
+	}
+	if r.URL.Query().Has(share.Parameter) && (wantsPage(r) || wantsFrame(r)) && (s != nil || to.env.Spec.Public) {
+		if s != nil {
+			http.SetCookie(w, cookie)
 		}
 		there := *r.URL
 		there.RawQuery = share.Without(there.RawQuery)
@@ -64,18 +108,21 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request, to route) bool {
 		w.Header().Set("Location", "/"+strings.TrimLeft(there.RequestURI(), "/"))
 		w.Header().Set("Referrer-Policy", "no-referrer")
 		w.WriteHeader(http.StatusSeeOther)
-		return false
+		return visit{}, false
 	}
 	if to.env.Spec.Public {
-		return true
+		return visit{cookie: cookie}, true
+	}
+	if s != nil {
+		return visit{s.Hash, s.Until.Time, cookie}, true
 	}
 	for _, t := range others {
-		if shareOf(to.env.Environment, t, now) != nil {
-			return true
+		if s := shareOf(to.env.Environment, t, now); s != nil {
+			return visit{s.Hash, s.Until.Time, nil}, true
 		}
 	}
 	refuse(w, r)
-	return false
+	return visit{}, false
 }
 
 // wantsPage says whether a person's browser asks for a page, rather than a program for something.
@@ -84,32 +131,27 @@ func wantsPage(r *http.Request) bool {
 		return false
 	}
 	if dest := r.Header.Get("Sec-Fetch-Dest"); dest != "" {
-		return dest == "document" || dest == "iframe"
+		return dest == "document"
 	}
 	return strings.HasPrefix(r.Header.Get("Accept"), "text/html")
 }
 
-// begin counts a request; done ends it.
-func (g *Gateway) begin(e *environment) (done func()) {
-	add := func(n int) {
-		e.use.mu.Lock()
-		defer e.use.mu.Unlock()
-		e.use.open += n
-		e.use.last = time.Now()
-	}
-	add(1)
-	return func() { add(-1) }
+// wantsFrame says whether it is for a part of a page that has an address of its own.
+func wantsFrame(r *http.Request) bool {
+	return r.Method == http.MethodGet && slices.Contains([]string{"iframe", "frame", "embed", "object"}, r.Header.Get("Sec-Fetch-Dest"))
 }
 
 // Errors of a request that finds no pod.
 var (
+	errRevoked = errors.New("its share ended")
 	errGone    = errors.New("the environment is gone")
 	errTooMany = errors.New("too many requests wait for it")
 	errTooLong = errors.New("it was not ready in time")
 )
 
-// hold waits until a route has ready pods, and wakes the environment if it is asleep. Pods in not have been tried in vain.
-func (g *Gateway) hold(ctx context.Context, r route, not map[string]bool) (addr string, err error) {
+// hold waits until a route has ready pods, until a deadline, and wakes the environment if it is asleep. Pods in not have been
+// tried in vain.
+func (g *Gateway) hold(ctx context.Context, r route, not map[string]bool, deadline time.Time) (addr string, err error) {
 	var timeout <-chan time.Time
 	for {
 		now, there, changed := g.table.again(r)
@@ -129,7 +171,7 @@ func (g *Gateway) hold(ctx context.Context, r route, not map[string]bool) (addr 
 			g.metrics.held.Inc()
 			began := time.Now()
 			defer func() { g.metrics.wait.Observe(time.Since(began).Seconds()) }()
-			timer := time.NewTimer(holdTime)
+			timer := time.NewTimer(time.Until(deadline))
 			defer timer.Stop()
 			timeout = timer.C
 		}
@@ -138,7 +180,7 @@ func (g *Gateway) hold(ctx context.Context, r route, not map[string]bool) (addr 
 		}
 		select {
 		case <-ctx.Done():
-			return "", ctx.Err()
+			return "", context.Cause(ctx)
 		case <-timeout:
 			return "", errTooLong
 		case <-changed:
@@ -188,14 +230,14 @@ func newTransport(g *Gateway) *transport {
 	return &transport{g, one, two}
 }
 
-// mostTries bounds how often a request is sent that no pod has seen, or that harms nobody if two do.
+// mostTries bounds how often a request is sent that harms nobody if two pods see it.
 const mostTries = 5
 
 // RoundTrip sends a request to a ready pod. One that could not be delivered goes to another pod, or waits for one.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	to := r.Context().Value(routeKey{}).(route)
 	with := t.http1
-	if to.to.Protocol == "h2c" || strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+	if to.to.Protocol == "h2c" || isGRPC(r) {
 		with = t.h2
 	}
 	body := &unread{ReadCloser: r.Body}
@@ -204,28 +246,28 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	} else {
 		r.Body = nil
 	}
-	not := map[string]bool{}
-	for try := 1; ; try++ {
-		addr, err := t.g.hold(r.Context(), to, not)
+	not, deadline, tries := map[string]bool{}, time.Now().Add(holdTime), 0
+	for {
+		addr, err := t.g.hold(r.Context(), to, not, deadline)
 		if err != nil {
 			return nil, err
 		}
 		r.URL.Host = addr
 		resp, err := with.RoundTrip(r)
-		if err == nil || r.Context().Err() != nil || try == mostTries || !again(r, body, err) {
+		if err == nil || r.Context().Err() != nil || body.touched() {
 			return resp, err
+		}
+		if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" { // a pod may have seen it
+			if tries++; tries == mostTries || r.Body != nil || !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, r.Method) {
+				return resp, err
+			}
 		}
 		not[addr] = true
 	}
 }
 
-// again says whether a request that failed may be sent again: no pod has seen it, or it says itself that it changes nothing.
-func again(r *http.Request, body *unread, err error) bool {
-	if body.touched() {
-		return false
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return true
-	}
-	return r.Body == nil && (r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions)
+// isGRPC leaves out gRPC-Web, which is HTTP/1.1 as well.
+func isGRPC(r *http.Request) bool {
+	kind, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	return ok && (kind == "" || kind[0] == '+' || kind[0] == ';')
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -42,13 +43,21 @@ func shareOf(e *v1alpha1.Environment, token string, now time.Time) *v1alpha1.Sha
 func withoutToken(r *http.Request) {
 	r.URL.RawQuery = share.Without(r.URL.RawQuery)
 	r.Header.Del(share.Header)
-	if len(r.CookiesNamed(tokenCookie)) == 0 {
+	if from := r.Header.Get("Referer"); strings.Contains(from, share.Parameter) {
+		if u, err := url.Parse(from); err == nil {
+			u.RawQuery = share.Without(u.RawQuery)
+			r.Header.Set("Referer", u.String())
+		} else {
+			r.Header.Del("Referer")
+		}
+	}
+	if !strings.Contains(strings.Join(r.Header["Cookie"], ";"), tokenCookie) {
 		return
 	}
 	var kept []string
 	for _, line := range r.Header["Cookie"] {
 		for part := range strings.SplitSeq(line, ";") {
-			if name, _, _ := strings.Cut(strings.TrimSpace(part), "="); name != tokenCookie && name != "" {
+			if name, _, _ := strings.Cut(part, "="); strings.TrimSpace(name) != tokenCookie && strings.TrimSpace(part) != "" {
 				kept = append(kept, strings.TrimSpace(part))
 			}
 		}

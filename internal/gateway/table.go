@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"context"
 	"net"
 	"net/url"
 	"slices"
@@ -45,10 +46,16 @@ type environment struct {
 // use is what the gateway knows of how an environment is used. It outlives what changes of the environment.
 type use struct {
 	mu       sync.Mutex
-	open     int       // requests under way
-	held     int       // of them, those that wait
-	last     time.Time // when the last one began or ended
+	open     map[*visitor]bool // requests under way
+	held     int               // of them, those that wait
+	last     time.Time         // when the last one began or ended
 	reported time.Time
+}
+
+// visitor is a request under way.
+type visitor struct {
+	visit
+	end context.CancelCauseFunc
 }
 
 // route is where a request goes.
@@ -70,11 +77,12 @@ func (t *table) news() {
 func (t *table) putEnvironment(e *v1alpha1.Environment) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := &environment{e, &use{}}
+	now := &environment{e, &use{open: map[*visitor]bool{}}}
 	if was := t.envs[e.UID]; was != nil {
 		now.use = was.use
 		t.unclaim(was)
 	}
+	now.use.endRevoked(e)
 	t.envs[e.UID] = now
 	for _, a := range e.Status.Addresses {
 		host := hostOf(a)
@@ -92,8 +100,61 @@ func (t *table) dropEnvironment(e *v1alpha1.Environment) {
 	if was := t.envs[e.UID]; was != nil {
 		t.unclaim(was)
 		delete(t.envs, e.UID)
+		was.use.endAll(errGone)
 	}
 	t.news()
+}
+
+// begin counts a request, which ends with what let it in.
+func (t *table) begin(ctx context.Context, to route, v visit) (_ context.Context, done func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	stop := func() {}
+	if !v.until.IsZero() {
+		ctx, stop = context.WithDeadlineCause(ctx, v.until, errRevoked)
+	}
+	t.mu.RLock() // or it would be missed by what revokes it
+	defer t.mu.RUnlock()
+	now := t.envs[to.env.UID]
+	if now == nil || !now.admits(v) {
+		end(errRevoked)
+		now = to.env
+	}
+	who, u := &visitor{v, end}, now.use
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.open[who], u.last = true, time.Now()
+	return ctx, func() {
+		stop()
+		end(nil)
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		delete(u.open, who)
+		u.last = time.Now()
+	}
+}
+
+// admits says whether what let a request in still does.
+func (e *environment) admits(v visit) bool {
+	return e.Spec.Public || slices.ContainsFunc(e.Spec.Shares, func(s v1alpha1.Share) bool { return s.Hash == v.hash })
+}
+
+// endRevoked ends the requests that an environment no longer lets in.
+func (u *use) endRevoked(e *v1alpha1.Environment) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for who := range u.open {
+		if !(&environment{Environment: e}).admits(who.visit) {
+			who.end(errRevoked)
+		}
+	}
+}
+
+func (u *use) endAll(why error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for who := range u.open {
+		who.end(why)
+	}
 }
 
 func (t *table) unclaim(e *environment) {

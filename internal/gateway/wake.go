@@ -67,6 +67,7 @@ func (g *Gateway) activity(ctx context.Context) {
 		}
 		for _, e := range g.table.used(time.Now()) {
 			if err := g.tell(ctx, e); client.IgnoreNotFound(err) != nil && ctx.Err() == nil {
+				e.use.untold()
 				g.opts.Logger.Warn("telling of use", "environment", e.key().String(), "error", err)
 			}
 		}
@@ -89,7 +90,7 @@ func (t *table) used(now time.Time) []*environment {
 func (u *use) due(now time.Time, every time.Duration) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.open > 0 {
+	if len(u.open) > 0 {
 		u.last = now
 	}
 	if !u.last.After(u.reported) || now.Sub(u.reported) < every {
@@ -97,6 +98,13 @@ func (u *use) due(now time.Time, every time.Duration) bool {
 	}
 	u.reported = now
 	return true
+}
+
+// untold has the use told again soon.
+func (u *use) untold() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.reported = time.Time{}
 }
 
 func (g *Gateway) tell(ctx context.Context, e *environment) error {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"slices"
 	"time"
 )
@@ -66,6 +67,16 @@ func (w Wildcard) Good(domain string, now time.Time) bool {
 	return slices.Contains(pair.Leaf.DNSNames, "*."+domain) && now.After(pair.Leaf.NotBefore) && now.Before(pair.Leaf.NotAfter.Add(-wildcardRenewal))
 }
 
+// Foreign says whether the certificate is another authority's: somebody sees to it who is not dayfly.
+func (w Wildcard) Foreign() bool {
+	shown, err := tls.X509KeyPair(w.Cert, w.Key)
+	if err != nil {
+		return false
+	}
+	ca, err := tls.X509KeyPair(w.CACert, w.CAKey)
+	return err == nil && shown.Leaf.CheckSignatureFrom(ca.Leaf) != nil
+}
+
 // authority reads the authority, if it can sign for a domain.
 func (w Wildcard) authority(domain string, now time.Time) (*x509.Certificate, crypto.Signer, error) {
 	pair, err := tls.X509KeyPair(w.CACert, w.CAKey)
@@ -73,7 +84,7 @@ func (w Wildcard) authority(domain string, now time.Time) (*x509.Certificate, cr
 		return nil, nil, fmt.Errorf("reading the authority of %s: %w", domain, err)
 	}
 	signer, ok := pair.PrivateKey.(crypto.Signer)
-	if !ok || !pair.Leaf.IsCA || !slices.Equal(pair.Leaf.PermittedDNSDomains, []string{domain}) || now.Add(wildcardLifetime).After(pair.Leaf.NotAfter) {
+	if !ok || !pair.Leaf.IsCA || !slices.Equal(pair.Leaf.PermittedDNSDomains, []string{domain}) || len(pair.Leaf.ExcludedIPRanges) == 0 || now.Add(wildcardLifetime).After(pair.Leaf.NotAfter) {
 		return nil, nil, errors.New("it is another's, or too old")
 	}
 	return pair.Leaf, signer, nil
@@ -89,7 +100,11 @@ func newDomainAuthority(domain string, now time.Time) (certPEM, keyPEM []byte, e
 		return nil, nil, err
 	}
 	template.IsCA, template.BasicConstraintsValid, template.MaxPathLenZero, template.KeyUsage = true, true, true, x509.KeyUsageCertSign
+	// People are asked to trust it: it is good for web servers of this domain and for nothing else.
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	template.PermittedDNSDomainsCritical, template.PermittedDNSDomains = true, []string{domain}
+	template.PermittedEmailAddresses, template.PermittedURIDomains = []string{domain}, []string{domain}
+	template.ExcludedIPRanges = []*net.IPNet{{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("signing the authority of %s: %w", domain, err)
