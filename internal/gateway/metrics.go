@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -28,7 +29,7 @@ func newMetrics(t *table) *metrics {
 			Buckets: []float64{.1, .3, 1, 3, 10, 30, 100}}),
 		failed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "dayfly_gateway_failed_requests_total", Help: "Requests that no environment answered, by reason."}, []string{"reason"}),
 	}
-	m.registry.MustRegister(m.held, m.wait, m.failed,
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.held, m.wait, m.failed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "dayfly_gateway_addresses", Help: "Addresses of environments."}, func() float64 {
 			t.mu.RLock()
 			defer t.mu.RUnlock()
