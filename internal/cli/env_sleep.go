@@ -22,7 +22,7 @@ their data, and the end date stay.`,
 
 func newEnvWakeCmd(app *App) *cobra.Command {
 	return newSleepCmd(app, 1, &cobra.Command{
-		Use: "wake NAME...", Short: "Have environments that sleep run again, in the order of their needs",
+		Use: "wake NAME...", Short: "Have environments that sleep run again",
 		Example: "  dayfly env wake pr-1 -n team",
 	})
 }

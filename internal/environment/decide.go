@@ -278,18 +278,28 @@ func taken(ns *corev1.Namespace) string {
 func (d *decision) objects() Step {
 	ps := parts(d.Observed)
 	state := map[string]v1alpha1.ComponentState{}
-	var apply []*unstructured.Unstructured
+	var apply, early []*unstructured.Unstructured
 	d.st.Components = nil
 	whole := true
 	for _, p := range ps {
 		c := v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs}
+		missing := "" // it is started without, and may not come up until that is there
 		for _, n := range slices.Concat([]string{""}, p.needs) {
-			if s, ok := state[n]; ok && n != p.name && s != v1alpha1.ComponentReady && !d.Env.Spec.Asleep() { // all may end at once
+			if s, ok := state[n]; !ok || n == p.name || s == v1alpha1.ComponentReady || d.Env.Spec.Asleep() { // all may end at once
+				continue
+			}
+			if missing = n; n == "" || p.waits(ps, n) {
 				c.State, c.Message = v1alpha1.ComponentWaiting, "needs "+nameOf(n)
 			}
 		}
 		if c.State == "" {
 			c.State, c.Message = judge(d.Observed, p)
+			if c.State == v1alpha1.ComponentFailing && missing != "" {
+				c.State, c.Message = v1alpha1.ComponentStarting, "needs "+missing+": "+c.Message
+			}
+		}
+		if missing == "" && c.State != v1alpha1.ComponentReady {
+			early = append(early, tooEarly(d.Observed, ps, p)...)
 		}
 		if d.Env.Spec.Asleep() && c.State == v1alpha1.ComponentReady && slices.ContainsFunc(p.members, func(m member) bool { return sleeps(m.kind) }) {
 			c.State = v1alpha1.ComponentAsleep
@@ -323,6 +333,10 @@ func (d *decision) objects() Step {
 		}
 		d.conclude()
 		return Apply{apply}
+	}
+	if len(early) > 0 {
+		d.conclude()
+		return Remove{early} // and their workloads make new ones, that need not wait for their turn
 	}
 	old := d.old(ps)
 	if whole && d.allReady() && len(old) > 0 {

@@ -121,7 +121,7 @@ func reason(e *v1alpha1.Environment) string {
 func shop() []source.Component {
 	return []source.Component{
 		{Name: "", Objects: []*unstructured.Unstructured{anObject("v1", "ConfigMap", "settings")}},
-		{Name: "front", Needs: []string{"stock"}, Objects: []*unstructured.Unstructured{anObject("v1", "Service", "front"), anObject("apps/v1", "Deployment", "front")}},
+		{Name: "front", Needs: []string{"stock"}, Said: true, Objects: []*unstructured.Unstructured{anObject("v1", "Service", "front"), anObject("apps/v1", "Deployment", "front")}},
 		{Name: "stock", Objects: []*unstructured.Unstructured{anObject("v1", "Service", "stock"), anObject("apps/v1", "Deployment", "stock")}},
 	}
 }

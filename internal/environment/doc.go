@@ -4,7 +4,7 @@
 // there), writes down what it saw and what it is about to do (the status), and does one step (do.go). It may be
 // interrupted anywhere: the next pass observes again.
 //
-//	made       finalizer → namespace → guards → components in the order of their needs → ready
+//	made       finalizer → namespace → guards → components, each after those that it is declared to need → ready
 //	changed    components whose objects differ → ready → objects that are no longer in it are deleted
 //	ended      components, those that others need last → what else holds on by a finalizer → namespace → finalizer
 //

@@ -26,6 +26,7 @@ const annotationHash = "dayfly.dev/applied"
 type part struct {
 	name    string
 	needs   []string
+	said    bool // somebody has declared the needs
 	health  *source.Health
 	members []member
 }
@@ -40,7 +41,7 @@ type member struct {
 func parts(o *Observed) []part {
 	var out []part
 	for _, c := range o.Content {
-		p := part{name: c.Name, needs: c.Needs, health: c.Health}
+		p := part{name: c.Name, needs: c.Needs, said: c.Said, health: c.Health}
 		for _, obj := range c.Objects {
 			p.members = append(p.members, member{keyOf(obj), obj})
 		}

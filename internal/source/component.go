@@ -19,6 +19,7 @@ type component struct {
 	objects   []object
 	workloads []*workload
 	needs     []string
+	said      bool // the needs are declared
 }
 
 // workload is an object that runs pods.

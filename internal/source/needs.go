@@ -189,6 +189,7 @@ func (r *rendering) order(all, declared map[string][]string) {
 	}
 	for name, c := range r.components {
 		c.needs = needs[name]
+		_, c.said = declared[name]
 	}
 }
 

@@ -90,6 +90,7 @@ type Component struct {
 	Name    string                       `json:"name"`
 	Objects []*unstructured.Unstructured `json:"objects"`          // in the order to apply them
 	Needs   []string                     `json:"needs,omitempty"`  // names of components, sorted; free of cycles
+	Said    bool                         `json:"said,omitempty"`   // the needs are declared; else they are inferred from configuration
 	Health  *Health                      `json:"health,omitempty"` // as dayfly.yaml says; nil: it says nothing
 }
 
@@ -345,7 +346,7 @@ func (r *rendering) rendered() (*Rendered, error) {
 	out := &Rendered{Kind: r.kind, Path: r.path, Warnings: r.warnings}
 	for _, name := range sortedKeys(r.components) {
 		c := r.components[name]
-		done := Component{Name: name, Needs: c.needs, Health: r.blueprint.Spec.Components[name].Health}
+		done := Component{Name: name, Needs: c.needs, Said: c.said, Health: r.blueprint.Spec.Components[name].Health}
 		inOrder(c.objects)
 		for _, o := range c.objects {
 			done.Objects = append(done.Objects, o.Unstructured)

@@ -291,7 +291,10 @@ func TestEnvironmentLivesAndIsGoneWithoutATrace(t *testing.T) {
 func TestEnvironmentSleepsAndWakes(t *testing.T) {
 	t.Parallel()
 	home, l := newHome(t)
-	l.dayfly("env", "create", "pr-2", "-f", "../../examples/shop/deploy")
+	dir := t.TempDir()
+	must(t, os.CopyFS(dir, os.DirFS("../../examples/shop/deploy")))
+	must(t, os.WriteFile(filepath.Join(dir, "dayfly.yaml"), []byte("apiVersion: dayfly.dev/v1alpha1\nkind: Blueprint\nspec:\n  components:\n    catalog: {needs: [stock]}\n    storefront: {needs: [catalog, orders]}\n"), 0o600))
+	l.dayfly("env", "create", "pr-2", "-f", dir)
 	lives := "env-" + home + "-pr-2"
 	before := objectNames(t, lives)
 	for round := range 3 {
@@ -334,6 +337,95 @@ func TestEnvironmentSleepsAndWakes(t *testing.T) {
 	l.dayfly("env", "sleep", "pr-2", "--wait=false")
 	l.dayfly("env", "delete", "pr-2")
 	checkNobodySpeaksOf(t, lives)
+}
+
+// What was started before what it calls was there, and failed, is started again as soon as that is ready: it does not wait for its
+// turn, and is no failure meanwhile.
+func TestWhatWasStartedTooEarlyIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	l.dayfly("env", "create", "pr-1", "--wait=false", "-f", folder(t, map[string]string{"all.yaml": `
+apiVersion: v1
+kind: Service
+metadata: {name: store}
+spec: {selector: {app: store}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: store}
+spec:
+  selector: {matchLabels: {app: store}}
+  template:
+    metadata: {labels: {app: store}}
+    spec:
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: 0
+      containers: [{name: app, image: ` + testappImage + `, command: [/testapp, serve], ports: [{containerPort: 8080}], readinessProbe: {httpGet: {port: 8080}, initialDelaySeconds: 12, periodSeconds: 1}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  selector: {matchLabels: {app: app}}
+  template:
+    metadata: {labels: {app: app}}
+    spec:
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: 0
+      initContainers: [{name: ask, image: ` + testappImage + `, command: [/testapp, get, "$(STORE)"], env: [{name: STORE, value: "http://store/"}]}]
+      containers: [{name: app, image: ` + testappImage + `, command: [/testapp, serve], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}]
+`}))
+	lives := "env-" + home + "-pr-1"
+	first := ""
+	await(t, promise(8*time.Second), "app waits for its turn to be started again", func() error {
+		var pods corev1.PodList
+		must(t, cluster.List(t.Context(), &pods, client.InNamespace(lives), client.MatchingLabels{"app": "app"}))
+		for _, p := range pods.Items {
+			for _, c := range p.Status.InitContainerStatuses {
+				if c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff" {
+					first = p.Name
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("%d pods", len(pods.Items))
+	})
+	if out := l.dayfly("env", "show", "pr-1"); !strings.Contains(out, "needs store") || strings.Contains(out, "Failing") {
+		t.Errorf("while store is not ready:\n%s", out)
+	}
+	await(t, promise(20*time.Second), "all is ready", func() error {
+		if c := getEnv(t, home, "pr-1"); c.Status.Replicas != 1 {
+			return fmt.Errorf("%+v", c.Status.Components)
+		}
+		return nil
+	})
+	var pods corev1.PodList
+	must(t, cluster.List(t.Context(), &pods, client.InNamespace(lives)))
+	for _, p := range pods.Items {
+		if p.Name == first {
+			t.Errorf("pod %s was left to wait", first)
+		}
+	}
+	if after := slowestPod(t, lives).Sub(readyAt(t, lives, "store")); after > promise(3*time.Second) {
+		t.Errorf("app was ready %v after what it needs", after)
+	}
+	l.dayfly("env", "delete", "pr-1")
+}
+
+// readyAt is when the pod of an app was ready.
+func readyAt(t *testing.T, ns, app string) time.Time {
+	t.Helper()
+	var pods corev1.PodList
+	must(t, cluster.List(t.Context(), &pods, client.InNamespace(ns), client.MatchingLabels{"app": app}))
+	for _, p := range pods.Items {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+				return c.LastTransitionTime.Time
+			}
+		}
+	}
+	t.Fatalf("no pod of %s is ready", app)
+	return time.Time{}
 }
 
 // objectNames are the objects of a namespace that stay while its environment sleeps.

@@ -1,0 +1,73 @@
+package environment
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// waits says whether a component is not started before another is ready. Needs that were only inferred hold nothing up: what calls
+// another mostly starts without it, and what does not is started again (tooEarly). But what runs once would have failed for good,
+// and what another does once, such as a seed, is not to be missed.
+func (p part) waits(all []part, need string) bool {
+	if p.said || p.once() {
+		return true
+	}
+	return slices.ContainsFunc(all, func(other part) bool { return other.name == need && other.once() })
+}
+
+// once says whether a component has something that runs to its end.
+func (p part) once() bool {
+	return slices.ContainsFunc(p.members, func(m member) bool { return m.kind == "Job" || m.kind == "Pod" })
+}
+
+// tooEarly are the pods of a component that last failed before all that it needs was ready, and now wait for their turn to be
+// started again.
+func tooEarly(o *Observed, all []part, p part) []*unstructured.Unstructured {
+	var complete time.Time
+	for _, other := range all {
+		if !slices.Contains(p.needs, other.name) {
+			continue
+		}
+		for _, pod := range podsOfPart(o, other) {
+			for _, c := range pod.Status.Conditions {
+				if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && c.LastTransitionTime.After(complete) {
+					complete = c.LastTransitionTime.Time
+				}
+			}
+		}
+	}
+	var out []*unstructured.Unstructured
+	for _, pod := range podsOfPart(o, p) {
+		if p.said || p.once() || !waitsItsTurn(&pod, complete) {
+			continue
+		}
+		u := &unstructured.Unstructured{}
+		u.SetAPIVersion("v1")
+		u.SetKind("Pod")
+		u.SetName(pod.Name)
+		u.SetUID(pod.UID)
+		out = append(out, u)
+	}
+	return out
+}
+
+// waitsItsTurn says whether a container has failed before a time and waits to be started again.
+func waitsItsTurn(p *corev1.Pod, before time.Time) bool {
+	return slices.ContainsFunc(slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses), func(c corev1.ContainerStatus) bool {
+		t := c.LastTerminationState.Terminated
+		return c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff" && t != nil && !t.FinishedAt.After(before)
+	})
+}
+
+func podsOfPart(o *Observed, p part) []corev1.Pod {
+	var out []corev1.Pod
+	for _, m := range p.members {
+		if live := o.Live[m.key]; live != nil {
+			out = append(out, podsOf(o, live)...)
+		}
+	}
+	return out
+}
