@@ -299,7 +299,10 @@ func (d *decision) objects() Step {
 			}
 		}
 		if missing == "" && c.State != v1alpha1.ComponentReady {
-			early = append(early, tooEarly(d.Observed, ps, p)...)
+			if pods := tooEarly(d.Observed, ps, p); len(pods) > 0 {
+				early = append(early, pods...)
+				c.State = v1alpha1.ComponentStarting
+			}
 		}
 		if d.Env.Spec.Asleep() && c.State == v1alpha1.ComponentReady && slices.ContainsFunc(p.members, func(m member) bool { return sleeps(m.kind) }) {
 			c.State = v1alpha1.ComponentAsleep

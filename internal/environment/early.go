@@ -23,8 +23,11 @@ func (p part) once() bool {
 	return slices.ContainsFunc(p.members, func(m member) bool { return m.kind == "Job" || m.kind == "Pod" })
 }
 
-// tooEarly are the pods of a component that last failed before all that it needs was ready, and now wait for their turn to be
-// started again.
+// knownTime is how long after a pod is ready nodes may not lead to it yet.
+const knownTime = 2 * time.Second
+
+// tooEarly are the pods of a component that were started before all that it needs was ready, have failed, and now wait for their
+// turn to be started again.
 func tooEarly(o *Observed, all []part, p part) []*unstructured.Unstructured {
 	var complete time.Time
 	for _, other := range all {
@@ -41,7 +44,7 @@ func tooEarly(o *Observed, all []part, p part) []*unstructured.Unstructured {
 	}
 	var out []*unstructured.Unstructured
 	for _, pod := range podsOfPart(o, p) {
-		if p.said || p.once() || !waitsItsTurn(&pod, complete) {
+		if p.said || p.once() || complete.IsZero() || !waitsItsTurn(&pod, complete.Add(knownTime)) {
 			continue
 		}
 		u := &unstructured.Unstructured{}
@@ -54,11 +57,14 @@ func tooEarly(o *Observed, all []part, p part) []*unstructured.Unstructured {
 	return out
 }
 
-// waitsItsTurn says whether a container has failed before a time and waits to be started again.
+// waitsItsTurn says whether a container that was started before a time has failed, and waits to be started again.
 func waitsItsTurn(p *corev1.Pod, before time.Time) bool {
 	return slices.ContainsFunc(slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses), func(c corev1.ContainerStatus) bool {
-		t := c.LastTerminationState.Terminated
-		return c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff" && t != nil && !t.FinishedAt.After(before)
+		t := c.State.Terminated
+		if w := c.State.Waiting; w != nil && w.Reason == "CrashLoopBackOff" {
+			t = c.LastTerminationState.Terminated
+		}
+		return t != nil && t.ExitCode != 0 && !t.StartedAt.After(before)
 	})
 }
 

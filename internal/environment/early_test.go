@@ -58,7 +58,7 @@ func TestWhatWasStartedTooEarlyIsStartedAgain(t *testing.T) {
 	w.passes()
 	failed := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "front-1", UID: "p1", Labels: map[string]string{"app": "front"}}}
 	failed.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", RestartCount: 2, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
-		LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, FinishedAt: metav1.NewTime(w.Now)}}}}
+		LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, StartedAt: metav1.NewTime(w.Now)}}}}
 	w.Pods = []corev1.Pod{failed}
 	if got := w.pass(); got != "" || reason(w.Env) != ReasonStarting {
 		t.Errorf("while stock is not ready: %q, %s", got, reason(w.Env))
@@ -79,11 +79,21 @@ func TestWhatWasStartedTooEarlyIsStartedAgain(t *testing.T) {
 	if !ok || len(r.Objects) != 1 || r.Objects[0].GetName() != "front-1" || r.Objects[0].GetUID() != "p1" {
 		t.Fatalf("once stock is ready: %T %+v", p.Step, p.Step)
 	}
-	// One that failed since then has a reason of its own, and so has one that runs.
-	w.Pods[0].Status.ContainerStatuses[0].LastTerminationState.Terminated.FinishedAt = metav1.NewTime(w.Now.Add(time.Second))
-	w.Now = w.Now.Add(2 * time.Second)
+	status := &w.Pods[0].Status.ContainerStatuses[0]
+	waiting := *status
+	status.State, status.LastTerminationState = waiting.LastTerminationState, corev1.ContainerState{} // as an init container is shown
+	if r, ok := Decide(&w.Observed).Step.(Remove); !ok || len(r.Objects) != 1 {
+		t.Error("one that is shown as failed, not as waiting, is left to wait")
+	}
+	*status = waiting
+	if c := p.Status.Components[2]; c.Name != "front" || c.State != v1alpha1.ComponentStarting {
+		t.Errorf("about to be started again: %+v", c)
+	}
+	// One that was started since then, when every node knows the way, has a reason of its own; and one that runs has none.
+	w.Now = w.Now.Add(knownTime + time.Second)
+	w.Pods[0].Status.ContainerStatuses[0].LastTerminationState.Terminated.StartedAt = metav1.NewTime(w.Now)
 	if p := Decide(&w.Observed); p.Step != nil {
-		t.Errorf("it failed since: %T", p.Step)
+		t.Errorf("it was started since: %T", p.Step)
 	}
 	w.Pods[0].Status.ContainerStatuses[0].State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
 	if p := Decide(&w.Observed); p.Step != nil {

@@ -382,7 +382,7 @@ spec:
 		must(t, cluster.List(t.Context(), &pods, client.InNamespace(lives), client.MatchingLabels{"app": "app"}))
 		for _, p := range pods.Items {
 			for _, c := range p.Status.InitContainerStatuses {
-				if c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff" {
+				if c.RestartCount > 0 && (c.State.Terminated != nil && c.State.Terminated.ExitCode != 0 || c.State.Waiting != nil && c.State.Waiting.Reason == "CrashLoopBackOff") {
 					first = p.Name
 					return nil
 				}
@@ -390,8 +390,8 @@ spec:
 		}
 		return fmt.Errorf("%d pods", len(pods.Items))
 	})
-	if out := l.dayfly("env", "show", "pr-1"); !strings.Contains(out, "needs store") || strings.Contains(out, "Failing") {
-		t.Errorf("while store is not ready:\n%s", out)
+	if out := l.dayfly("env", "show", "pr-1"); strings.Contains(out, "Failing") {
+		t.Errorf("what was started too early is called a failure:\n%s", out)
 	}
 	await(t, promise(20*time.Second), "all is ready", func() error {
 		if c := getEnv(t, home, "pr-1"); c.Status.Replicas != 1 {
