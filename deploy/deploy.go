@@ -19,6 +19,9 @@ var files embed.FS
 // Namespace is where dayfly runs.
 const Namespace = "dayfly-system"
 
+// GatewaySecret names the Secret in Namespace with the gateway's certificate: tls.crt and tls.key.
+const GatewaySecret = "gateway-tls"
+
 // Image is the name under which a version's image is looked for unless another is given.
 func Image(version string) string { return "docker.io/dayfly/dayfly:" + version }
 

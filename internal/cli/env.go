@@ -270,6 +270,17 @@ func revisionText(r v1alpha1.Revisions) string {
 	return fmt.Sprintf("%s asked for, %s applied, %s ready", cmp.Or(r.Requested, "none"), cmp.Or(r.Applied, "none"), cmp.Or(r.Ready, "none"))
 }
 
+// neededIn are the components that another one needs: what is left is where a visitor comes in.
+func neededIn(e *v1alpha1.Environment) map[string]bool {
+	needed := map[string]bool{}
+	for _, c := range e.Status.Components {
+		for _, n := range c.Needs {
+			needed[n] = true
+		}
+	}
+	return needed
+}
+
 func componentName(name string) string { return cmp.Or(name, "(shared)") }
 
 // completeEnvironment is for commands that take one environment.

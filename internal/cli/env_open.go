@@ -108,12 +108,7 @@ func (o *envOpenOptions) choose(e *v1alpha1.Environment, all []forward.Service) 
 		out = append(out, all[i])
 	}
 	if len(o.components) == 0 {
-		needed := map[string]bool{}
-		for _, c := range e.Status.Components {
-			for _, n := range c.Needs {
-				needed[n] = true
-			}
-		}
+		needed := neededIn(e)
 		for _, s := range all {
 			if !needed[s.Component] {
 				out = append(out, s)

@@ -168,12 +168,7 @@ func (o *envShareOptions) addresses(e *v1alpha1.Environment) ([]v1alpha1.Address
 
 // edges are the addresses of the components that no other needs; all, if each is needed.
 func edges(e *v1alpha1.Environment) []v1alpha1.Address {
-	needed := map[string]bool{}
-	for _, c := range e.Status.Components {
-		for _, n := range c.Needs {
-			needed[n] = true
-		}
-	}
+	needed := neededIn(e)
 	var out []v1alpha1.Address
 	for _, a := range e.Status.Addresses {
 		if !needed[a.Component] {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/deploy"
 	"dayfly.dev/dayfly/internal/identity"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,9 +15,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// gatewaySecret names the Secret that the gateway's certificate is in. One that is not dayfly's is left as it is: somebody else,
-// such as cert-manager, sees to it. authoritySecret names that of the authority which signs dayfly's own.
-const gatewaySecret, authoritySecret = "gateway-tls", "gateway-ca"
+// authoritySecret names the Secret of the authority that signs the gateway's certificate. A certificate that it has not signed is
+// left as it is: somebody else, such as cert-manager, sees to it.
+const authoritySecret = "gateway-ca"
 
 const wildcardEvery = time.Minute
 
@@ -40,7 +41,7 @@ func keepWildcard(ctx context.Context, c client.Client, namespace, domain string
 }
 
 func ensureWildcard(ctx context.Context, c client.Client, namespace, domain string, now time.Time) error {
-	shown, err := secretOf(ctx, c, namespace, gatewaySecret)
+	shown, err := secretOf(ctx, c, namespace, deploy.GatewaySecret)
 	if err != nil {
 		return err
 	}

@@ -164,83 +164,6 @@ func (d *decision) live() Step {
 	return step
 }
 
-// nodTime is how long requests that are under way have to end before an environment falls asleep: the gateway holds new ones from
-// its beginning, and they wake it.
-const nodTime = 3 * time.Second // a second of which may be over when it is first seen
-
-// nodsOff says whether an environment that is to fall asleep still runs, for the requests that are under way.
-func (d *decision) nodsOff() bool {
-	left := d.st.RequestedAt.Add(nodTime).Sub(d.Now)
-	if d.Domain == "" || !d.Env.Spec.Asleep() || d.st.Revisions.Applied == d.st.Revisions.Requested || d.st.Revisions.Ready == "" || left <= 0 {
-		return false
-	}
-	d.recheck = min(d.recheck, left)
-	return true
-}
-
-// idle says whether an environment that is ready has not been asked for as long as it waits until it sleeps.
-func (d *decision) idle() bool {
-	after := d.Env.Spec.SleepAfter
-	if after == nil || d.Domain == "" || d.Env.Spec.Asleep() || d.st.Revisions.Ready != d.st.Revisions.Requested {
-		return false
-	}
-	last := d.st.RequestedAt.Time
-	if r := d.st.LastRequest; r != nil && r.After(last) {
-		last = r.Time
-	}
-	left := last.Add(after.Duration).Sub(d.Now)
-	d.recheck = min(d.recheck, max(left, time.Second))
-	return left <= 0
-}
-
-// addresses says where components are reached from outside: each by its first Service with a TCP port.
-func (d *decision) addresses() {
-	if d.Domain == "" {
-		d.st.Addresses = nil
-		return
-	}
-	var out []v1alpha1.Address
-	for _, i := range d.st.Inventory {
-		live := d.Live[itemKey(i)]
-		known := slices.ContainsFunc(out, func(a v1alpha1.Address) bool { return a.Component == i.Component })
-		if itemKey(i).group != "" || i.Kind != "Service" || i.Component == "" || known || len(out) == mostAddresses {
-			continue
-		}
-		if live == nil { // just applied, or gone: it has what it had
-			at := slices.IndexFunc(d.st.Addresses, func(a v1alpha1.Address) bool { return a.Component == i.Component && a.Service == i.Name })
-			if at >= 0 {
-				out = append(out, d.st.Addresses[at])
-			}
-			continue
-		}
-		if port, protocol, ok := firstPort(live); ok {
-			out = append(out, v1alpha1.Address{Component: i.Component, URL: "https://" + hostOf(d.Env, i.Component) + "." + d.Domain, Service: i.Name, Port: port, Protocol: protocol})
-		}
-	}
-	slices.SortFunc(out, func(a, b v1alpha1.Address) int { return strings.Compare(a.Component, b.Component) })
-	d.st.Addresses = out
-}
-
-// mostAddresses are in the status of one environment.
-const mostAddresses = 64
-
-// firstPort is the name of the first TCP port of a Service, and what is spoken there if the Service says that it is HTTP/2.
-func firstPort(svc *unstructured.Unstructured) (name, protocol string, ok bool) {
-	ports, _, _ := unstructured.NestedSlice(svc.Object, "spec", "ports")
-	for _, p := range ports {
-		p, _ := p.(map[string]any)
-		if transport, _, _ := unstructured.NestedString(p, "protocol"); transport != "" && transport != "TCP" {
-			continue
-		}
-		name, _, _ = unstructured.NestedString(p, "name")
-		if app, _, _ := unstructured.NestedString(p, "appProtocol"); app == "kubernetes.io/h2c" || app == "grpc" || app == "h2c" {
-			protocol = "h2c"
-		}
-		return name, protocol, true
-	}
-	return "", "", false
-}
-
 // content decides where it is not known what the environment consists of. Without that nothing is made.
 func (d *decision) content() (Step, bool) {
 	err := d.ContentErr
@@ -282,31 +205,8 @@ func (d *decision) objects() Step {
 	d.st.Components = nil
 	whole := true
 	for _, p := range ps {
-		c := v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs}
-		missing := "" // it is started without, and may not come up until that is there
-		for _, n := range slices.Concat([]string{""}, p.needs) {
-			if s, ok := state[n]; !ok || n == p.name || s == v1alpha1.ComponentReady || d.Env.Spec.Asleep() { // all may end at once
-				continue
-			}
-			if missing = n; n == "" || p.waits(ps, n) {
-				c.State, c.Message = v1alpha1.ComponentWaiting, "needs "+nameOf(n)
-			}
-		}
-		if c.State == "" {
-			c.State, c.Message = judge(d.Observed, p)
-			if c.State == v1alpha1.ComponentFailing && missing != "" {
-				c.State, c.Message = v1alpha1.ComponentStarting, "needs "+missing+": "+c.Message
-			}
-		}
-		if missing == "" && c.State != v1alpha1.ComponentReady {
-			if pods := tooEarly(d.Observed, ps, p); len(pods) > 0 {
-				early = append(early, pods...)
-				c.State = v1alpha1.ComponentStarting
-			}
-		}
-		if d.Env.Spec.Asleep() && c.State == v1alpha1.ComponentReady && slices.ContainsFunc(p.members, func(m member) bool { return sleeps(m.kind) }) {
-			c.State = v1alpha1.ComponentAsleep
-		}
+		c, again := d.component(ps, p, state)
+		early = append(early, again...)
 		for _, m := range p.members {
 			if applied(d.Observed, m) {
 				d.note(m.key)
@@ -356,6 +256,37 @@ func (d *decision) objects() Step {
 	}
 	d.conclude()
 	return nil
+}
+
+// component says how one component stands, given the states of those before it, and which of its pods are to be made anew.
+func (d *decision) component(ps []part, p part, before map[string]v1alpha1.ComponentState) (c v1alpha1.ComponentStatus, again []*unstructured.Unstructured) {
+	c = v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs}
+	missing := "" // it is started without, and may not come up until that is there
+	for _, n := range slices.Concat([]string{""}, p.needs) {
+		if s, ok := before[n]; !ok || n == p.name || s == v1alpha1.ComponentReady || d.Env.Spec.Asleep() { // all may end at once
+			continue
+		}
+		if missing = nameOf(n); n == "" || p.waits(ps, n) {
+			c.State, c.Message = v1alpha1.ComponentWaiting, "needs "+missing
+			return c, nil
+		}
+	}
+	if c.State, c.Message = judge(d.Observed, p); c.State == v1alpha1.ComponentReady {
+		if d.Env.Spec.Asleep() && slices.ContainsFunc(p.members, func(m member) bool { return sleeps(m.kind) }) {
+			c.State = v1alpha1.ComponentAsleep
+		}
+		return c, nil
+	}
+	if missing != "" {
+		if c.State == v1alpha1.ComponentFailing {
+			c.State, c.Message = v1alpha1.ComponentStarting, "needs "+missing+": "+c.Message
+		}
+		return c, nil
+	}
+	if again = tooEarly(d.Observed, ps, p); len(again) > 0 {
+		c.State = v1alpha1.ComponentStarting
+	}
+	return c, again
 }
 
 // runs says whether an object starts something: only that waits for what its component needs.

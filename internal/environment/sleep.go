@@ -2,6 +2,7 @@ package environment
 
 import (
 	"slices"
+	"time"
 
 	"dayfly.dev/dayfly/internal/source"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -33,4 +34,33 @@ func putToSleep(cs []source.Component) {
 			}
 		}
 	}
+}
+
+// nodTime is how long requests that are under way have to end before an environment falls asleep: the gateway holds new ones from
+// its beginning, and they wake it.
+const nodTime = 3 * time.Second // a second of which may be over when it is first seen
+
+// nodsOff says whether an environment that is to fall asleep still runs, for the requests that are under way.
+func (d *decision) nodsOff() bool {
+	left := d.st.RequestedAt.Add(nodTime).Sub(d.Now)
+	if d.Domain == "" || !d.Env.Spec.Asleep() || d.st.Revisions.Applied == d.st.Revisions.Requested || d.st.Revisions.Ready == "" || left <= 0 {
+		return false
+	}
+	d.recheck = min(d.recheck, left)
+	return true
+}
+
+// idle says whether an environment that is ready has not been asked for as long as it waits until it sleeps.
+func (d *decision) idle() bool {
+	after := d.Env.Spec.SleepAfter
+	if after == nil || d.Domain == "" || d.Env.Spec.Asleep() || d.st.Revisions.Ready != d.st.Revisions.Requested {
+		return false
+	}
+	last := d.st.RequestedAt.Time
+	if r := d.st.LastRequest; r != nil && r.After(last) {
+		last = r.Time
+	}
+	left := last.Add(after.Duration).Sub(d.Now)
+	d.recheck = min(d.recheck, max(left, time.Second))
+	return left <= 0
 }

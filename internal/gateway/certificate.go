@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"dayfly.dev/dayfly/deploy"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -26,12 +27,12 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 
 func (c *certificate) read(ctx context.Context, api client.Reader, o Options) error {
 	var s corev1.Secret
-	if err := api.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: SecretName}, &s); err != nil {
+	if err := api.Get(ctx, client.ObjectKey{Namespace: o.Namespace, Name: deploy.GatewaySecret}, &s); err != nil {
 		return err
 	}
 	pair, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey])
 	if err != nil {
-		return fmt.Errorf("reading the certificate in Secret %s: %w", SecretName, err)
+		return fmt.Errorf("reading the certificate in Secret %s: %w", deploy.GatewaySecret, err)
 	}
 	c.now.Store(&pair)
 	return nil

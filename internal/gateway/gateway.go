@@ -35,9 +35,6 @@ const (
 	HealthPort = 8081
 )
 
-// SecretName names the Secret with the certificate, in the namespace of dayfly: tls.crt and tls.key.
-const SecretName = "gateway-tls"
-
 // Bounds on what visitors can take of a gateway.
 const (
 	mostConnections = 3000

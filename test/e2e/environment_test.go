@@ -344,24 +344,9 @@ func TestEnvironmentSleepsAndWakes(t *testing.T) {
 func TestWhatWasStartedTooEarlyIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	home, l := newHome(t)
-	l.dayfly("env", "create", "pr-1", "--wait=false", "-f", folder(t, map[string]string{"all.yaml": `
-apiVersion: v1
-kind: Service
-metadata: {name: store}
-spec: {selector: {app: store}, ports: [{name: http, port: 80, targetPort: 8080}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: store}
-spec:
-  selector: {matchLabels: {app: store}}
-  template:
-    metadata: {labels: {app: store}}
-    spec:
-      enableServiceLinks: false
-      terminationGracePeriodSeconds: 0
-      containers: [{name: app, image: ` + testappImage + `, command: [/testapp, serve], ports: [{containerPort: 8080}], readinessProbe: {httpGet: {port: 8080}, initialDelaySeconds: 12, periodSeconds: 1}}]
----
+	l.dayfly("env", "create", "pr-1", "--wait=false", "-f", folder(t, map[string]string{
+		"store.yaml": appManifest("store", "", "command: [/testapp, serve], readinessProbe: {httpGet: {port: 8080}, initialDelaySeconds: 12, periodSeconds: 1}"),
+		"app.yaml": `
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: app}

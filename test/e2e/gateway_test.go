@@ -260,41 +260,32 @@ func TestRequestsWakeAnEnvironment(t *testing.T) {
 // grpcFolder is grpcapp, and testapp for WebSocket, as two components.
 func grpcFolder(t *testing.T) string {
 	t.Helper()
-	return folder(t, map[string]string{"calls.yaml": `
+	return folder(t, map[string]string{
+		"calls.yaml": appManifest("calls", ", appProtocol: kubernetes.io/h2c", "command: [/grpcapp, serve], readinessProbe: {grpc: {port: 8080}, periodSeconds: 1}"),
+		"web.yaml":   appManifest("web", "", "command: [/testapp, serve], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}"),
+	})
+}
+
+// appManifest is a Service and a Deployment of one pod of the test image; port adds to the Service's port, container to the container.
+func appManifest(name, port, container string) string {
+	return `
 apiVersion: v1
 kind: Service
-metadata: {name: calls}
-spec: {selector: {app: calls}, ports: [{name: grpc, port: 80, targetPort: 8080, appProtocol: kubernetes.io/h2c}]}
+metadata: {name: ` + name + `}
+spec: {selector: {app: ` + name + `}, ports: [{name: http, port: 80, targetPort: 8080` + port + `}]}
 ---
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: calls}
+metadata: {name: ` + name + `}
 spec:
-  selector: {matchLabels: {app: calls}}
+  selector: {matchLabels: {app: ` + name + `}}
   template:
-    metadata: {labels: {app: calls}}
+    metadata: {labels: {app: ` + name + `}}
     spec:
       enableServiceLinks: false
       terminationGracePeriodSeconds: 1
-      containers: [{name: app, image: ` + testappImage + `, command: [/grpcapp, serve], ports: [{containerPort: 8080}], readinessProbe: {grpc: {port: 8080}, periodSeconds: 1}}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: web}
-spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      enableServiceLinks: false
-      terminationGracePeriodSeconds: 1
-      containers: [{name: app, image: ` + testappImage + `, command: [/testapp, serve], ports: [{containerPort: 8080}], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}}]
-`})
+      containers: [{name: app, image: ` + testappImage + `, ports: [{containerPort: 8080}], ` + container + `}]
+`
 }
 
 // gRPC and WebSocket wake an environment as well, and one that nobody asks falls asleep by itself; an open stream keeps it awake.

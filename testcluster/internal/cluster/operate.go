@@ -96,7 +96,7 @@ func (c *Cluster) loadInto(ctx context.Context, name, file string) error {
 	if pid == 0 {
 		return fmt.Errorf("node %s is off and would lack the image: run `testcluster node start %s`, then this again", name, name)
 	}
-	socket := fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", pid)
+	socket := filepath.Join("/proc", fmt.Sprint(pid), "root", "run/containerd/containerd.sock") // as the node itself sees it
 	cmd := exec.CommandContext(ctx, c.Programs["ctr"], "--address", socket, "--namespace", "k8s.io", "images", "import", "--local", file)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("loading %s into %s: %s", file, name, strings.TrimSpace(string(out)))
