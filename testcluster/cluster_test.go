@@ -92,8 +92,11 @@ func newTestcluster(t *testing.T, mode string) *testcluster {
 	return c
 }
 
+// command runs as in a shell that is set to another cluster.
 func (c *testcluster) command(args ...string) *exec.Cmd {
-	return exec.Command(c.binary, append([]string{"--dir", c.dir}, args...)...)
+	cmd := exec.Command(c.binary, append([]string{"--dir", c.dir}, args...)...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+filepath.Join(c.dir, "of another cluster"))
+	return cmd
 }
 
 func (c *testcluster) upCommand(nodes int) *exec.Cmd {

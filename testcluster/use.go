@@ -130,9 +130,6 @@ func become(cmd *exec.Cmd) error {
 	if cmd.Err != nil {
 		return cmd.Err
 	}
-	env := cmd.Env
-	if env == nil {
-		env = os.Environ()
-	}
-	return fmt.Errorf("running %s: %w", cmd.Path, syscall.Exec(cmd.Path, cmd.Args, env))
+	// Environ leaves the last of two values of a variable; a program that is given both mostly takes the first.
+	return fmt.Errorf("running %s: %w", cmd.Path, syscall.Exec(cmd.Path, cmd.Args, cmd.Environ()))
 }
