@@ -41,19 +41,20 @@ func TestBodiesOf2GiBArriveWholeInBoundedMemory(t *testing.T) {
 	}
 }
 
-// growth watches how much memory is in use, and returns a function that tells by how much it was more at most.
+// growth watches how much memory is in use, and returns a function that tells by how much it was more at most. What is no longer used and not
+// yet collected does not count: that depends on how busy the machine is.
 func growth() func() int64 {
-	use := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+	use := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
 	read := func() int64 {
+		runtime.GC()
 		metrics.Read(use)
 		return int64(use[0].Value.Uint64() + use[1].Value.Uint64())
 	}
-	runtime.GC()
 	before, most := read(), int64(0)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		for tick := time.Tick(5 * time.Millisecond); ; {
+		for tick := time.Tick(50 * time.Millisecond); ; {
 			select {
 			case <-stop:
 				return
@@ -124,7 +125,7 @@ func TestHTTP2BodiesOf2GiBArriveWholeInBoundedMemory(t *testing.T) {
 			wg.Wait()
 			most := grown()
 			t.Logf("%.0f MB/s, at most %.1f MB more in use, by client and server too", 2*large/time.Since(begun).Seconds()/1e6, float64(most)/1e6)
-			if most > 64<<20 {
+			if most > 32<<20 {
 				t.Errorf("%d bytes of memory were taken for it", most)
 			}
 		})
