@@ -7,7 +7,7 @@ TC = bin/testcluster $(if $(TESTCLUSTER_DIR),--dir $(TESTCLUSTER_DIR))
 # how long make fuzz runs each target
 FUZZTIME ?= 30s
 
-.PHONY: demo test bench soak fuzz build chart cluster images install unit e2e generate check down clean debs
+.PHONY: demo test bench soak fuzz build chart cluster images applications install unit e2e generate check down clean debs
 
 demo: build
 	test/demo.sh
@@ -61,6 +61,21 @@ images: build image
 	$(TC) image -o bin/shop.tar docker.io/dayfly/shop:dev bin/shop=/shop --user 65532
 	for i in dayfly dayfly-faults testapp shop; do $(TC) load bin/$$i.tar || exit 1; done
 
+# applications are what some stories make environments of: the shop's database, and what others wrote.
+applications: cluster bin/shop-database.tar bin/podinfo.tar bin/alertmanager.tar
+	for i in shop-database podinfo alertmanager; do $(TC) load bin/$$i.tar || exit 1; done
+
+bin/podinfo.tar: test/sources/go.sum
+	cd test/sources && go build -trimpath -ldflags "-s -w" -o ../../bin/ github.com/stefanprodan/podinfo/cmd/podinfo github.com/stefanprodan/podinfo/cmd/podcli
+	$(TC) image -o $@ docker.io/dayfly/podinfo:dev bin/podinfo=/app/podinfo bin/podcli=/usr/local/bin/podcli --workdir /app --user 100
+
+bin/alertmanager.tar: Makefile
+	$(TC) image -o $@ docker.io/dayfly/alertmanager:dev --deb prometheus-alertmanager --entrypoint /usr/bin/prometheus-alertmanager --user 65534
+
+# Remade only when its script changes: it holds all of Debian's PostgreSQL.
+bin/shop-database.tar: examples/shop/database/database.sh
+	$(TC) image -o $@ docker.io/dayfly/shop-database:dev --deb postgresql $<=/database.sh --user 999
+
 install: cluster images
 	KUBECONFIG=$$($(TC) kubeconfig) bin/dayfly install --domain env.test
 	$(TC) kubectl -n dayfly-system rollout restart deploy
@@ -79,7 +94,7 @@ unit:
 	cd testcluster && go vet ./... && go test ./...
 	cd testcluster/components/kubernetes && go test -trimpath ./netpol/
 
-e2e: install bin/helmtemplate
+e2e: install applications bin/helmtemplate
 	test/debs.sh chromium
 	KUBECONFIG=$$($(TC) kubeconfig) test/e2e.sh
 

@@ -93,7 +93,8 @@ type EnvironmentSpec struct {
 	// +kubebuilder:validation:Type=string
 	SleepAfter *metav1.Duration `json:"sleepAfter,omitempty"`
 
-	// Public addresses are open to everybody who can reach the gateway; otherwise it takes a share.
+	// Public addresses are open to everybody who can reach the gateway; otherwise it takes a share. An environment with data of
+	// the class pii is not made public.
 	//
 	// +optional
 	Public bool `json:"public,omitempty"`
@@ -127,6 +128,9 @@ type EnvironmentSpec struct {
 
 // Asleep says whether the environment is to run nothing.
 func (s *EnvironmentSpec) Asleep() bool { return s.Replicas != nil && *s.Replicas == 0 }
+
+// Public says whether an environment's addresses take no share. Of what is asked for and what is granted, the stricter holds.
+func (e *Environment) Public() bool { return e.Spec.Public && e.Status.Public }
 
 // Share lets everybody who has its token reach the environment's addresses, for a time. The token itself is nowhere in the cluster.
 type Share struct {
@@ -229,6 +233,11 @@ type EnvironmentStatus struct {
 	//
 	// +optional
 	LastRequest *metav1.Time `json:"lastRequest,omitempty"`
+
+	// Public says that the addresses take no share: the spec asks for that, and no component keeps what is personal.
+	//
+	// +optional
+	Public bool `json:"public,omitempty"`
 
 	// Addresses at which the gateway answers for components.
 	//
@@ -352,6 +361,11 @@ type ComponentStatus struct {
 	// +optional
 	// +listType=atomic
 	Needs []string `json:"needs,omitempty"`
+
+	// Data is the class of what the component keeps, as dayfly.yaml says: synthetic, masked, or pii.
+	//
+	// +optional
+	Data string `json:"data,omitempty"`
 }
 
 // InventoryItem is one applied object in the environment's namespace.

@@ -20,6 +20,8 @@ type config struct {
 
 	CatalogURL, OrdersURL, StockURL *url.URL
 
+	DatabaseURL string // of orders; "" for none
+
 	Greeting    string
 	PriceFactor float64
 
@@ -74,6 +76,9 @@ func readConfig(service string, getenv func(string) string) (config, error) {
 		KeepAlive:   env.duration("KEEP_ALIVE", 30*time.Second),
 		Drain:       env.duration("DRAIN", time.Second),
 		LogFormat:   env.text("LOG_FORMAT", "text"),
+	}
+	if service == "orders" {
+		cfg.DatabaseURL = getenv("DATABASE_URL")
 	}
 	if service == "catalog" && getenv("ADMIN_PORT") != "off" {
 		cfg.AdminPort = env.port("ADMIN_PORT", "9090")

@@ -22,6 +22,7 @@ import (
 const usage = `shop: dayfly's sample application
 
 usage: shop storefront|catalog|orders|stock
+       shop migrate                           bring the database of orders to this version
        shop trail [-H 'name: value']... URL   ask a service and print who answered
 
 environment, with the defaults on a laptop:
@@ -31,6 +32,8 @@ environment, with the defaults on a laptop:
   CATALOG_URL=http://127.0.0.1:8081  storefront: where catalog is
   ORDERS_URL=http://127.0.0.1:8082   storefront: where orders is
   STOCK_URL=http://127.0.0.1:8083    catalog, orders: where stock is
+  DATABASE_URL=                      orders: keep them in PostgreSQL, as postgres://shop@orders-database/shop with
+                                     the password in PGPASSWORD; in memory if it is empty
   SHOP_VERSION=v1                    the version every answer names
   SHOP_GREETING=...                  storefront: the line under the title
   PRICE_FACTOR=1                     catalog: multiplies every price
@@ -50,6 +53,13 @@ func main() {
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	if len(args) == 1 && slices.Contains([]string{"help", "-h", "--help"}, args[0]) {
 		fmt.Fprint(stdout, usage)
+		return 0
+	}
+	if len(args) == 1 && args[0] == "migrate" {
+		if err := migrate(ctx, getenv("DATABASE_URL")); err != nil {
+			fmt.Fprintf(stderr, "shop: %v\n", err)
+			return 1
+		}
 		return 0
 	}
 	if len(args) > 0 && args[0] == "trail" {

@@ -6,15 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
 const (
 	maxQuantity = 20
-	maxOrders   = 1000 // kept; the oldest go first
+	maxOrders   = 1000 // kept in memory; the oldest go first
 	maxListed   = 100
 )
 
@@ -28,18 +26,17 @@ type Order struct {
 	Left     *int      `json:"left"` // how many stock still has; null when unknown
 }
 
-// orders is a core service: it takes orders and reserves them with stock. This version keeps them in memory.
+// orders is a core service: it takes orders and reserves them with stock.
 type orders struct {
 	*service
 	stock downstream
-
-	mu     sync.Mutex
-	placed []Order // oldest first
+	kept  store
 }
 
 type ordersReply struct {
 	reply
 	Orders []Order `json:"orders"`
+	Total  int     `json:"total"` // of all orders, of which these are the newest
 }
 
 type orderReply struct {
@@ -54,7 +51,7 @@ type orderRequest struct {
 }
 
 func newOrders(s *service) *orders {
-	return &orders{service: s, stock: s.downstream("stock", s.cfg.StockURL)}
+	return &orders{service: s, stock: s.downstream("stock", s.cfg.StockURL), kept: s.kept}
 }
 
 func (o *orders) register(mux *http.ServeMux) {
@@ -64,21 +61,28 @@ func (o *orders) register(mux *http.ServeMux) {
 
 // list answers with the newest first, and with what stock has left of each.
 func (o *orders) list(w http.ResponseWriter, r *http.Request) {
+	newest, total, err := o.kept.newest(r.Context(), maxListed)
+	if err != nil {
+		o.lost(w, r, err)
+		return
+	}
 	var levels levelsReply
 	asked, err := o.stock.call(r.Context(), http.MethodGet, "/stock", nil, &levels)
 	if err != nil {
 		o.log.Warn("listing without stock", "error", err)
 	}
-	o.mu.Lock()
-	newest := slices.Clone(o.placed[max(0, len(o.placed)-maxListed):])
-	o.mu.Unlock()
-	slices.Reverse(newest)
 	for i := range newest {
 		if n, known := levels.Levels[newest[i].Product]; known && err == nil {
 			newest[i].Left = &n
 		}
 	}
-	o.answer(w, http.StatusOK, o.hop(r, asked), &ordersReply{Orders: newest})
+	o.answer(w, http.StatusOK, o.hop(r, asked), &ordersReply{Orders: newest, Total: total})
+}
+
+// lost answers when orders can be neither read nor kept.
+func (o *orders) lost(w http.ResponseWriter, r *http.Request, err error) {
+	o.log.Error("asking the database", "error", err)
+	o.refuse(w, http.StatusServiceUnavailable, o.hop(r), "the orders cannot be reached")
 }
 
 func (o *orders) place(w http.ResponseWriter, r *http.Request) {
@@ -108,18 +112,13 @@ func (o *orders) place(w http.ResponseWriter, r *http.Request) {
 	default:
 		order.Left = &reserved.Left
 	}
-	o.keep(order)
-	o.answer(w, http.StatusCreated, o.hop(r, asked), &orderReply{Order: order})
-}
-
-func (o *orders) keep(order Order) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	order.Left = nil // true only for a moment; list asks again
-	o.placed = append(o.placed, order)
-	if extra := len(o.placed) - maxOrders; extra > 0 {
-		o.placed = slices.Delete(o.placed, 0, extra)
+	kept := order
+	kept.Left = nil // true only for a moment; list asks again
+	if err := o.kept.add(r.Context(), kept); err != nil {
+		o.lost(w, r, err)
+		return
 	}
+	o.answer(w, http.StatusCreated, o.hop(r, asked), &orderReply{Order: order})
 }
 
 var productShape = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)

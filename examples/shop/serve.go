@@ -33,6 +33,15 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 func serveOn(ctx context.Context, cfg config, log *slog.Logger, main, admin net.Listener) error {
 	s := newService(cfg, log)
 	defer s.client.CloseIdleConnections()
+	if cfg.DatabaseURL != "" {
+		d, err := openDatabase(cfg.DatabaseURL, cfg.CallTimeout)
+		if err != nil {
+			main.Close() // orders has no admin port
+			return err
+		}
+		defer d.pool.Close()
+		s.kept = d
+	}
 	servers := []*http.Server{s.server(s.handler())}
 	listeners := []net.Listener{main}
 	if admin != nil {

@@ -29,6 +29,7 @@ type service struct {
 	log      *slog.Logger
 	tel      telemetry
 	client   *http.Client
+	kept     store // of orders
 	started  time.Time
 	requests atomic.Int64
 	draining atomic.Bool
@@ -36,7 +37,7 @@ type service struct {
 
 func newService(cfg config, log *slog.Logger) *service {
 	tel := newTelemetry()
-	return &service{cfg: cfg, log: log, tel: tel, client: newHTTPClient(cfg, tel), started: time.Now()}
+	return &service{cfg: cfg, log: log, tel: tel, client: newHTTPClient(cfg, tel), kept: &memory{}, started: time.Now()}
 }
 
 // telemetry is OpenTelemetry as the shop uses it: trace ids and baggage go along with every call. Spans are not

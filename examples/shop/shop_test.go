@@ -147,9 +147,9 @@ func TestOrderIsValidatedReservedAndStored(t *testing.T) {
 
 func TestOrdersKeepsABoundedNumber(t *testing.T) {
 	t.Parallel()
-	o := &orders{}
+	o := &memory{}
 	for i := range maxOrders + 5 {
-		o.keep(Order{Quantity: i})
+		o.add(t.Context(), Order{Quantity: i})
 	}
 	if len(o.placed) != maxOrders || o.placed[0].Quantity != 5 {
 		t.Errorf("%d are kept and the oldest is number %d, want %d and 5", len(o.placed), o.placed[0].Quantity, maxOrders)

@@ -61,6 +61,7 @@ type componentView struct {
 	State   string   `json:"state"`
 	Message string   `json:"message,omitempty"`
 	Needs   []string `json:"needs,omitempty"`
+	Data    string   `json:"data,omitempty"` // the class of what it keeps
 	Objects int      `json:"objects"`
 	URL     string   `json:"url,omitempty"`
 }
@@ -90,7 +91,7 @@ func viewEnvironment(e *v1alpha1.Environment) environmentView {
 	}
 	v.Stalled = current && meta.IsStatusConditionTrue(e.Status.Conditions, v1alpha1.ConditionStalled)
 	for _, c := range e.Status.Components {
-		cv := componentView{Name: c.Name, State: string(c.State), Message: c.Message, Needs: c.Needs}
+		cv := componentView{Name: c.Name, State: string(c.State), Message: c.Message, Needs: c.Needs, Data: c.Data}
 		for _, i := range e.Status.Inventory {
 			if i.Component == c.Name {
 				cv.Objects++
@@ -108,7 +109,7 @@ func viewEnvironment(e *v1alpha1.Environment) environmentView {
 			v.Shares++
 		}
 	}
-	v.Public = e.Spec.Public
+	v.Public = e.Public()
 	if e.Spec.SleepAfter != nil {
 		v.SleepAfter = e.Spec.SleepAfter.Duration.String()
 	}
@@ -225,6 +226,11 @@ func (a *App) showEnvironment(output format, e *v1alpha1.Environment) error {
 		}
 		if v.SleepAfter != "" {
 			fmt.Fprintf(w, "sleeps       when nobody asked for %s\n", v.SleepAfter)
+		}
+		for _, c := range v.Components {
+			if c.Data != "" {
+				fmt.Fprintf(w, "data         %s, in %s\n", c.Data, c.Name)
+			}
 		}
 		for _, b := range v.Blocked {
 			fmt.Fprintf(w, "blocked by   %s\n", b)

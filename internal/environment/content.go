@@ -51,8 +51,11 @@ func (e *Engine) render(ctx context.Context, env *v1alpha1.Environment, b *v1alp
 	}
 	for _, c := range r.Components {
 		for _, o := range c.Objects {
-			if keyOf(o).group == "" && o.GetKind() == "Service" {
+			switch {
+			case keyOf(o).group == "" && o.GetKind() == "Service":
 				markService(o, env)
+			case o.GetKind() == "Job":
+				unstructured.RemoveNestedField(o.Object, "spec", "ttlSecondsAfterFinished") // one that is gone would be applied again
 			}
 		}
 	}

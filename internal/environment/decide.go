@@ -158,6 +158,7 @@ func (d *decision) live() Step {
 	}
 	step := d.objects()
 	d.addresses()
+	d.public()
 	if step == nil && d.idle() {
 		return Sleep{}
 	}
@@ -201,18 +202,25 @@ func taken(ns *corev1.Namespace) string {
 func (d *decision) objects() Step {
 	ps := parts(d.Observed)
 	state := map[string]v1alpha1.ComponentState{}
-	var apply, early []*unstructured.Unstructured
+	var apply, anew []*unstructured.Unstructured
 	d.st.Components = nil
 	whole := true
 	for _, p := range ps {
-		c, again := d.component(ps, p, state)
-		early = append(early, again...)
+		c, early := d.component(ps, p, state)
+		anew = append(anew, early...)
 		for _, m := range p.members {
+			changed := again(d.Observed, m)
+			if changed != nil {
+				anew = append(anew, changed)
+			}
 			if applied(d.Observed, m) {
 				d.note(m.key)
 				continue
 			}
 			whole = false
+			if changed != nil || m.step != "" && !p.due(d.Observed, m) {
+				continue
+			}
 			r, refused := d.Refused[m.key]
 			if m.object == nil || refused && r.hash == hashOf(m.object) && d.Now.Sub(r.when) < retryRefused || going(d.Observed, m.key) ||
 				c.State == v1alpha1.ComponentWaiting && runs(m.object) {
@@ -237,9 +245,9 @@ func (d *decision) objects() Step {
 		d.conclude()
 		return Apply{apply}
 	}
-	if len(early) > 0 {
+	if len(anew) > 0 {
 		d.conclude()
-		return Remove{early} // and their workloads make new ones, that need not wait for their turn
+		return Remove{anew} // and their workloads make new ones, that need not wait for their turn; Jobs are applied again
 	}
 	old := d.old(ps)
 	if whole && d.allReady() && len(old) > 0 {
@@ -260,7 +268,7 @@ func (d *decision) objects() Step {
 
 // component says how one component stands, given the states of those before it, and which of its pods are to be made anew.
 func (d *decision) component(ps []part, p part, before map[string]v1alpha1.ComponentState) (c v1alpha1.ComponentStatus, again []*unstructured.Unstructured) {
-	c = v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs}
+	c = v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs, Data: p.data}
 	missing := "" // it is started without, and may not come up until that is there
 	for _, n := range slices.Concat([]string{""}, p.needs) {
 		if s, ok := before[n]; !ok || n == p.name || s == v1alpha1.ComponentReady || d.Env.Spec.Asleep() { // all may end at once

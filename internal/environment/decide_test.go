@@ -88,7 +88,12 @@ func (w *world) pass() string {
 
 func (w *world) apply(o *unstructured.Unstructured) {
 	live := o.DeepCopy()
-	live.SetAnnotations(map[string]string{annotationHash: hashOf(o)})
+	annotations := maps.Clone(o.GetAnnotations())
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[annotationHash] = hashOf(o)
+	live.SetAnnotations(annotations)
 	live.SetGeneration(1)
 	if o.GetKind() == "Deployment" && w.ready {
 		bringUp(live)

@@ -28,6 +28,7 @@ type part struct {
 	needs   []string
 	said    bool // somebody has declared the needs
 	health  *source.Health
+	data    string // the class of what it keeps; "": nothing is said of it
 	members []member
 }
 
@@ -35,28 +36,34 @@ type part struct {
 type member struct {
 	key
 	object *unstructured.Unstructured // to be applied; nil where the content is not known: then it is enough that it is there
+	step   string                     // of the component's data that it is, as source.Steps has it; "": none
+	of     string                     // for a step: what it must have been done to; "": it is not all there yet
+	rests  bool                       // for a step: the environment is asleep
 }
 
 // parts are the components in an order in which each comes after those that it needs.
 func parts(o *Observed) []part {
 	var out []part
 	for _, c := range o.Content {
-		p := part{name: c.Name, needs: c.Needs, said: c.Said, health: c.Health}
+		p := part{name: c.Name, needs: c.Needs, said: c.Said, health: c.Health, data: c.Data}
 		for _, obj := range c.Objects {
-			p.members = append(p.members, member{keyOf(obj), obj})
+			p.members = append(p.members, member{key: keyOf(obj), object: obj, step: stepOf(obj)})
 		}
 		out = append(out, p)
 	}
 	if o.Content == nil {
 		for _, c := range o.Env.Status.Components {
-			p := part{name: c.Name, needs: c.Needs}
+			p := part{name: c.Name, needs: c.Needs, data: c.Data}
 			for _, i := range o.Env.Status.Inventory {
 				if i.Component == c.Name {
-					p.members = append(p.members, member{key: itemKey(i)})
+					p.members = append(p.members, member{key: itemKey(i), step: stepOf(o.Live[itemKey(i)])})
 				}
 			}
 			out = append(out, p)
 		}
+	}
+	for i := range out {
+		out[i].follow(o)
 	}
 	depth := depths(out)
 	slices.SortStableFunc(out, func(a, b part) int { return cmp.Or(depth[a.name]-depth[b.name], strings.Compare(a.name, b.name)) })
@@ -87,6 +94,9 @@ func itemKey(i v1alpha1.InventoryItem) key {
 // applied says whether an object is in the cluster as it is to be.
 func applied(o *Observed, m member) bool {
 	live := o.Live[m.key]
+	if m.step != "" {
+		return m.rests || m.of != "" && live != nil && live.GetDeletionTimestamp() == nil && m.doneTo(live)
+	}
 	return live != nil && live.GetDeletionTimestamp() == nil && (m.object == nil || live.GetAnnotations()[annotationHash] == hashOf(m.object)) && !drifted(o, m.key)
 }
 
@@ -116,12 +126,18 @@ func judge(o *Observed, p part) (v1alpha1.ComponentState, string) {
 }
 
 func judgeOne(o *Observed, m member) (v1alpha1.ComponentState, string) {
+	if m.rests {
+		return v1alpha1.ComponentReady, ""
+	}
 	if !applied(o, m) {
 		if r, ok := o.Refused[m.key]; ok && m.object != nil && r.hash == hashOf(m.object) {
 			return v1alpha1.ComponentFailing, fmt.Sprintf("%s is refused: %s", m.key, clean(r.why))
 		}
 		if o.Live[m.key] != nil && o.Live[m.key].GetDeletionTimestamp() != nil {
 			return v1alpha1.ComponentStarting, fmt.Sprintf("%s is being deleted", m.key)
+		}
+		if m.step != "" && m.of == "" {
+			return v1alpha1.ComponentStarting, fmt.Sprintf("%s waits for what it is to be done to", m.key)
 		}
 		return v1alpha1.ComponentStarting, fmt.Sprintf("%s is being applied", m.key)
 	}

@@ -107,7 +107,9 @@ func settled(o *Observed) bool {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(parts(o), func(p part) bool {
+		return slices.ContainsFunc(p.members, func(m member) bool { return m.of != "" && !applied(o, m) }) // its data are others
+	})
 }
 
 func (e *Engine) observeObjects(ctx context.Context, o *Observed) error {
@@ -125,6 +127,9 @@ func (e *Engine) observeObjects(ctx context.Context, o *Observed) error {
 	for _, i := range o.Env.Status.Inventory {
 		add(schema.FromAPIVersionAndKind(i.APIVersion, i.Kind))
 	}
+	if keeps(o) {
+		add(corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim")) // those of StatefulSets are nobody's content
+	}
 	a, err := e.accounts.of(NamespaceOf(o.Env))
 	if err != nil {
 		return err
@@ -132,7 +137,7 @@ func (e *Engine) observeObjects(ctx context.Context, o *Observed) error {
 	if o.Live, err = a.list(ctx, want); err != nil {
 		return err
 	}
-	if len(o.Env.Status.Inventory) == 0 || o.Content == nil && allReady(o) {
+	if len(o.Env.Status.Inventory) == 0 || o.Content == nil && !keeps(o) && allReady(o) {
 		return nil
 	}
 	if o.Pods, err = listOf[corev1.Pod](ctx, a, "Pod"); err != nil {

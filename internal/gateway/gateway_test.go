@@ -57,7 +57,7 @@ func lead(t *testing.T, s *discoveryv1.EndpointSlice, address string) *discovery
 	return s
 }
 
-func public(e *v1alpha1.Environment) { e.Spec.Public = true }
+func public(e *v1alpha1.Environment) { e.Spec.Public, e.Status.Public = true, true }
 
 func ask(t *testing.T, g *Gateway, change func(*http.Request)) *http.Response {
 	t.Helper()

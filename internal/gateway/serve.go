@@ -98,7 +98,7 @@ func admit(w http.ResponseWriter, r *http.Request, to route) (visit, bool) {
 	if s != nil {
 		cookie = &http.Cookie{Name: tokenCookie, Value: link, Path: "/", Secure: true, HttpOnly: true, SameSite: http.SameSiteLaxMode, Expires: s.Until.Time}
 	}
-	if r.URL.Query().Has(share.Parameter) && (wantsPage(r) || wantsFrame(r)) && (s != nil || to.env.Spec.Public) {
+	if r.URL.Query().Has(share.Parameter) && (wantsPage(r) || wantsFrame(r)) && (s != nil || to.env.Public()) {
 		if s != nil {
 			http.SetCookie(w, cookie)
 		}
@@ -110,7 +110,7 @@ func admit(w http.ResponseWriter, r *http.Request, to route) (visit, bool) {
 		w.WriteHeader(http.StatusSeeOther)
 		return visit{}, false
 	}
-	if to.env.Spec.Public {
+	if to.env.Public() {
 		return visit{cookie: cookie}, true
 	}
 	if s != nil {

@@ -135,7 +135,7 @@ func (t *table) begin(ctx context.Context, to route, v visit) (_ context.Context
 
 // admits says whether what let a request in still does.
 func (e *environment) admits(v visit) bool {
-	return e.Spec.Public || slices.ContainsFunc(e.Spec.Shares, func(s v1alpha1.Share) bool { return s.Hash == v.hash })
+	return e.Public() || slices.ContainsFunc(e.Spec.Shares, func(s v1alpha1.Share) bool { return s.Hash == v.hash })
 }
 
 // endRevoked ends the requests that an environment no longer lets in.

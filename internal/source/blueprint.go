@@ -48,6 +48,7 @@ type BlueprintSpec struct {
 type BlueprintPart struct {
 	Needs  *[]string `json:"needs,omitempty"` // instead of what is inferred; an empty list: nothing
 	Health *Health   `json:"health,omitempty"`
+	Data   *Data     `json:"data,omitempty"`
 }
 
 // blueprint reads BlueprintFile.

@@ -93,6 +93,9 @@ func (r *rendering) group() error {
 		}
 		if w != nil {
 			workloads = append(workloads, w)
+			if s, ok := r.steps[w.GetName()]; ok && w.isStep() {
+				w.component = s.component
+			}
 			c := r.component(w.component)
 			c.workloads = append(c.workloads, w)
 			c.objects = append(c.objects, o)

@@ -106,6 +106,9 @@ func (r *rendering) inferred() map[string][]string {
 	out := map[string][]string{}
 	for _, name := range r.names() {
 		for _, w := range r.components[name].workloads {
+			if w.isStep() { // it belongs to what it asks
+				continue
+			}
 			for _, f := range mention.OfPod(&w.pod, func(n string) *corev1.ConfigMap { return configMaps[n] }) {
 				away := ""
 				s, _ := f.Resolve(r.o.Namespace, func(key types.NamespacedName) *corev1.Service {

@@ -40,8 +40,12 @@ func (r *rendering) image(key, with string) error {
 		if err != nil {
 			return err
 		}
-		for _, w := range c.workloads {
-			w.replace(old, with)
+		for _, name := range r.names() {
+			for _, w := range r.components[name].workloads {
+				if name == key || w.isStep() && told(w.object) == key {
+					w.replace(old, with)
+				}
+			}
 		}
 		return nil
 	}
@@ -66,6 +70,9 @@ func (r *rendering) image(key, with string) error {
 func (c *component) image() (string, error) {
 	var names []string
 	for _, w := range c.workloads {
+		if w.isStep() {
+			continue
+		}
 		for _, container := range w.pod.Containers {
 			if container.Name == c.name {
 				return imageName(container.Image), nil

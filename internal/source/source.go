@@ -92,6 +92,7 @@ type Component struct {
 	Needs   []string                     `json:"needs,omitempty"`  // names of components, sorted; free of cycles
 	Said    bool                         `json:"said,omitempty"`   // the needs are declared; else they are inferred from configuration
 	Health  *Health                      `json:"health,omitempty"` // as dayfly.yaml says; nil: it says nothing
+	Data    string                       `json:"data,omitempty"`   // the class of what it keeps once its steps are done; "": dayfly.yaml says nothing
 }
 
 // Health is an HTTP request that a component answers with 2xx once it is ready.
@@ -161,7 +162,7 @@ func render(ctx context.Context, f Folder, o Options) (out *Rendered, err error)
 	if err := r.parameters(); err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{r.objectsOf, r.bound, r.patch, r.bound, r.place, r.group, r.override, r.connect} {
+	for _, step := range []func() error{r.objectsOf, r.bound, r.patch, r.bound, r.data, r.place, r.group, r.override, r.connect} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -182,7 +183,8 @@ type rendering struct {
 	kind, path string         // as found
 	values     map[string]any // parameters with their defaults; nil: nothing is to be replaced
 	objects    []object
-	own        string // the namespace that they were made for; "": they named none
+	own        string          // the namespace that they were made for; "": they named none
+	steps      map[string]step // by the name of the Job
 	components map[string]*component
 	warnings   []string
 }
@@ -346,7 +348,7 @@ func (r *rendering) rendered() (*Rendered, error) {
 	out := &Rendered{Kind: r.kind, Path: r.path, Warnings: r.warnings}
 	for _, name := range sortedKeys(r.components) {
 		c := r.components[name]
-		done := Component{Name: name, Needs: c.needs, Said: c.said, Health: r.blueprint.Spec.Components[name].Health}
+		done := Component{Name: name, Needs: c.needs, Said: c.said, Health: r.blueprint.Spec.Components[name].Health, Data: r.blueprint.Spec.Components[name].Data.class()}
 		inOrder(c.objects)
 		for _, o := range c.objects {
 			done.Objects = append(done.Objects, o.Unstructured)

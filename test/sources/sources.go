@@ -5,3 +5,5 @@ package sources
 import (
 	_ "github.com/stefanprodan/podinfo/pkg/version"
 )
+
+// github.com/prometheus-community/helm-charts is required as well. It holds charts and no package, so `go mod tidy` would drop it.
