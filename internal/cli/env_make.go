@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -35,7 +36,7 @@ type envSpecOptions struct {
 
 func (o *envSpecOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.dir, "file", "f", "", "folder to make it from: a kustomization, a Helm chart, or manifests, with an optional dayfly.yaml")
-	cmd.Flags().StringArrayVar(&o.set, "set", nil, "`NAME=VALUE` of a parameter; can be repeated")
+	cmd.Flags().StringArrayVar(&o.set, "set", nil, "`NAME=VALUE` of a parameter, or of one below it (image.tag=v2); can be repeated")
 	cmd.Flags().StringArrayVar(&o.images, "image", nil, "`COMPONENT=IMAGE` to run, or only a tag (:v2) or a digest (@sha256:…); can be repeated")
 	cmd.Flags().StringArrayVar(&o.replicas, "replicas", nil, "`COMPONENT=N`; can be repeated")
 	cmd.Flags().StringSliceVar(&o.only, "only", nil, "these components, and what they need (default all)")
@@ -59,7 +60,9 @@ func (o *envSpecOptions) into(s *v1alpha1.EnvironmentSpec) error {
 		if err := yaml.Unmarshal([]byte(value), &v); err != nil {
 			v = value // it is text, then
 		}
-		params[name] = v
+		if err := unstructured.SetNestedField(params, v, strings.Split(name, ".")...); err != nil {
+			return usererr.New(usererr.Usage, "", "--set %s: what is above it is already something else", text).Because(err)
+		}
 	}
 	if len(params) > 0 {
 		data, err := json.Marshal(params)

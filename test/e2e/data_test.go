@@ -135,7 +135,7 @@ func TestPersonalDataAreMaskedBeforeAnybodySeesThem(t *testing.T) {
 	l.dayfly("env", "create", "pr-1", "-f", dir, "--public", "--only", "orders")
 	lives := "env-" + home + "-pr-1"
 	url := addressOf(t, home, "pr-1", "orders") + "/orders"
-	if code, text := v.get(url); code != 404 || strings.Contains(text, "seed-") {
+	if code, text := v.get(url); code != 401 || strings.Contains(text, "seed-") {
 		t.Errorf("personal data are public: %d %s", code, text)
 	}
 	if out := l.dayfly("env", "show", "pr-1"); !strings.Contains(out, "keeps personal data: the environment is not made public") {

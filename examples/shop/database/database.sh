@@ -15,4 +15,5 @@ if [ ! -s "$PGDATA/made" ]; then # a start that was interrupted begins anew
 	echo "create database \"$POSTGRES_DB\"" | postgres --single -D "$PGDATA" postgres >/dev/null
 	date >"$PGDATA/made"
 fi
+chmod 700 "$PGDATA" # fsGroup opens it to the group, with which PostgreSQL does not start
 exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp
