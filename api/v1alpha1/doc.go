@@ -1,6 +1,6 @@
 // Package v1alpha1 holds the kinds that people read and write: Session, what one owner asks to be altered, and
 // Alteration, what was altered and what is needed to undo it; Environment, a copy of a graph for a time, and Blueprint,
-// what it is made from.
+// what it is made from; EnvironmentPolicy, what those who rule the cluster say of environments.
 //
 // Field comments are the manual (`kubectl explain session.spec`); the rules beside them are checked by the API server.
 //
@@ -21,7 +21,7 @@ var GroupVersion = schema.GroupVersion{Group: "dayfly.dev", Version: "v1alpha1"}
 // AddToScheme registers the kinds of this package.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion, &Session{}, &SessionList{}, &Alteration{}, &AlterationList{},
-		&Environment{}, &EnvironmentList{}, &Blueprint{}, &BlueprintList{})
+		&Environment{}, &EnvironmentList{}, &Blueprint{}, &BlueprintList{}, &EnvironmentPolicy{}, &EnvironmentPolicyList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }
@@ -56,6 +56,10 @@ const (
 	LabelComponent   = "dayfly.dev/component"
 	// AnnotationUID on an environment's namespace is the UID of the Environment that it belongs to.
 	AnnotationUID = "dayfly.dev/environment-uid"
+	// AnnotationGuards on an environment's namespace is a hash of the guards that stand in it.
+	AnnotationGuards = "dayfly.dev/guards"
+	// AnnotationReason on an Environment is why it was pinned or extended last.
+	AnnotationReason = "dayfly.dev/reason"
 	// HeaderRoutingKey is the request header that carries a routing key where W3C baggage is not passed on.
 	HeaderRoutingKey = "x-dayfly-session"
 	// BaggageRoutingKey is the W3C baggage member that carries a routing key.
@@ -69,6 +73,8 @@ const (
 	ConditionReconciling = "Reconciling"
 	// ConditionStalled is True when no progress is possible without somebody's doing; the message says whose and what.
 	ConditionStalled = "Stalled"
+	// ConditionExpiresSoon is True on an Environment that is about to end by itself.
+	ConditionExpiresSoon = "ExpiresSoon"
 	// ConditionApplied is True on an Alteration whose change stands in the cluster.
 	ConditionApplied = "Applied"
 )

@@ -18,6 +18,7 @@ import (
 // +kubebuilder:printcolumn:name="Lives in",type=string,JSONPath=`.status.namespace`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Until",type=string,JSONPath=`.status.expiresAt`
+// +kubebuilder:printcolumn:name="Ends soon",type=string,JSONPath=`.status.conditions[?(@.type=="ExpiresSoon")].status`
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,priority=1
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 40 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="an environment's name has at most 40 characters: lower case letters, digits and '-'"
 type Environment struct {
@@ -116,15 +117,46 @@ type EnvironmentSpec struct {
 	// +kubebuilder:validation:Type=string
 	Lease *metav1.Duration `json:"lease,omitempty"`
 
-	// TTL is how long the environment lives, from its creation. To extend it is to raise this.
+	// TTL is how long the environment lives, from its creation or what ttlFrom says. To extend it is to raise this. Without it, that
+	// of the EnvironmentPolicy holds, or 8h.
 	//
 	// +optional
-	// +kubebuilder:default="8h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m') && duration(self) <= duration('720h')",message="an environment lives between 1m and 720h"
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Type=string
-	TTL metav1.Duration `json:"ttl,omitempty"`
+	TTL metav1.Duration `json:"ttl,omitzero"`
+
+	// TTLFrom is from when the TTL counts: the environment's Creation, which it is if nothing is said; its last Revision; or its last
+	// Activity: a request to one of its addresses, a change, or its waking.
+	//
+	// +optional
+	// +kubebuilder:validation:Enum=Creation;Revision;Activity
+	TTLFrom TTLFrom `json:"ttlFrom,omitempty"`
+
+	// Pinned environments neither end by their TTL nor fall asleep by themselves. An EnvironmentPolicy with a maxTTL heeds it only if
+	// it allows that. A lease ends them all the same.
+	//
+	// +optional
+	Pinned bool `json:"pinned,omitempty"`
+
+	// Priority among the environments that wait for a place: higher ones first. An EnvironmentPolicy bounds it, at 0 unless it says
+	// otherwise.
+	//
+	// +optional
+	// +kubebuilder:validation:Minimum=-10
+	// +kubebuilder:validation:Maximum=10
+	Priority int32 `json:"priority,omitempty"`
 }
+
+// TTLFrom is from when a TTL counts.
+type TTLFrom string
+
+// The values of TTLFrom.
+const (
+	TTLFromCreation TTLFrom = "Creation"
+	TTLFromRevision TTLFrom = "Revision"
+	TTLFromActivity TTLFrom = "Activity"
+)
 
 // Asleep says whether the environment is to run nothing.
 func (s *EnvironmentSpec) Asleep() bool { return s.Replicas != nil && *s.Replicas == 0 }
@@ -181,7 +213,7 @@ type EnvironmentStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Conditions: Ready, Reconciling, Stalled.
+	// Conditions: Ready, Reconciling, Stalled, and ExpiresSoon while that is so.
 	//
 	// +optional
 	// +listType=map
@@ -210,10 +242,35 @@ type EnvironmentStatus struct {
 	// +optional
 	RequestedAt *metav1.Time `json:"requestedAt,omitempty"`
 
-	// ExpiresAt is when the environment ends by itself.
+	// ChangedAt is when what the environment consists of was last changed.
+	//
+	// +optional
+	ChangedAt *metav1.Time `json:"changedAt,omitempty"`
+
+	// Policy is what the EnvironmentPolicy that holds says of the environment's life; absent where there is none.
+	//
+	// +optional
+	Policy *HeldPolicy `json:"policy,omitempty"`
+
+	// Admission is the environment's place among those that are awake, or in the line of those that wait.
+	//
+	// +optional
+	Admission *Admission `json:"admission,omitempty"`
+
+	// Cost of the environment up to now, if a policy has prices.
+	//
+	// +optional
+	Cost *Cost `json:"cost,omitempty"`
+
+	// ExpiresAt is when the environment ends by itself; absent if it does not.
 	//
 	// +optional
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// UnpinnedAt is when the environment was pinned last: its time counts from then at the earliest.
+	//
+	// +optional
+	UnpinnedAt *metav1.Time `json:"unpinnedAt,omitempty"`
 
 	// Renewed is what the annotation dayfly.dev/renewed said last, and RenewedAt when the controller saw that first.
 	//
@@ -265,6 +322,72 @@ type EnvironmentStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=20
 	Blocked []Blocker `json:"blocked,omitempty"`
+}
+
+// HeldPolicy is what a policy says of the life of an environment: those who see the environment may not be allowed to read the policy.
+type HeldPolicy struct {
+	Name string `json:"name"`
+
+	// TTL that holds if the environment has none of its own.
+	//
+	// +optional
+	TTL *metav1.Duration `json:"ttl,omitempty"`
+
+	// MaxTTL ends the environment at the latest.
+	//
+	// +optional
+	MaxTTL *metav1.Duration `json:"maxTTL,omitempty"`
+
+	// NoPin is a policy that does not heed spec.pinned.
+	//
+	// +optional
+	NoPin bool `json:"noPin,omitempty"`
+
+	// SleepAfter that holds if the environment has none of its own.
+	//
+	// +optional
+	SleepAfter *metav1.Duration `json:"sleepAfter,omitempty"`
+
+	// SleepsByClock says whether the policy has a schedule.
+	//
+	// +optional
+	SleepsByClock bool `json:"sleepsByClock,omitempty"`
+}
+
+// Admission is a place among the environments that are awake, or in the line of those that wait for one.
+type Admission struct {
+	// At is since when the environment has its place; it has none while it waits or sleeps.
+	//
+	// +optional
+	At *metav1.Time `json:"at,omitempty"`
+
+	// Since when it waits.
+	//
+	// +optional
+	Since *metav1.MicroTime `json:"since,omitempty"`
+
+	// Position among those that wait for the same, from 1. Those far behind are told seldom.
+	//
+	// +optional
+	Position int32 `json:"position,omitempty"`
+
+	// Requests that count: CPU and memory of all that its workloads run, and the storage of its claims.
+	//
+	// +optional
+	Requests Resources `json:"requests,omitempty"`
+
+	// Revision that the requests are those of.
+	//
+	// +optional
+	Revision string `json:"revision,omitempty"`
+}
+
+// Cost of an environment: amount up to at, and from then on perHour for every hour.
+type Cost struct {
+	Currency string      `json:"currency"`
+	Amount   string      `json:"amount"`
+	PerHour  string      `json:"perHour"`
+	At       metav1.Time `json:"at"`
 }
 
 // Address is where a component is reached from outside the cluster, and where that leads.
