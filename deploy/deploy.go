@@ -45,7 +45,7 @@ type Options struct {
 
 // common are the files that hold one of each object; router.yaml is there for each router.
 var common = []string{"namespace.yaml", "crd/dayfly.dev_sessions.yaml", "crd/dayfly.dev_alterations.yaml",
-	"crd/dayfly.dev_environments.yaml", "crd/dayfly.dev_blueprints.yaml",
+	"crd/dayfly.dev_environments.yaml", "crd/dayfly.dev_blueprints.yaml", "crd/dayfly.dev_environmentpolicies.yaml",
 	"rbac.yaml", "developer.yaml", "environment.yaml", "admission.yaml", "fleet.yaml", "controller.yaml"}
 
 // Objects returns everything to apply, in the order of the files: definitions first, workloads last.

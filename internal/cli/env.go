@@ -30,7 +30,7 @@ An environment is a copy of an application, made from a folder (a kustomization,
 own, for a time. The namespace you act in (-n) is its home: who may have environments is a right there.`,
 	}
 	group(cmd)
-	cmd.AddCommand(newEnvCreateCmd(app), newEnvListCmd(app), newEnvShowCmd(app), newEnvUpdateCmd(app), newEnvDiffCmd(app), newEnvExtendCmd(app), newEnvDeleteCmd(app),
+	cmd.AddCommand(newEnvCreateCmd(app), newEnvListCmd(app), newEnvShowCmd(app), newEnvUpdateCmd(app), newEnvDiffCmd(app), newEnvExtendCmd(app), newEnvPinCmd(app), newEnvUnpinCmd(app), newEnvDeleteCmd(app),
 		newEnvOpenCmd(app), newEnvShareCmd(app), newEnvSleepCmd(app), newEnvWakeCmd(app), newEnvHistoryCmd(app), newEnvRollbackCmd(app), newEnvLogsCmd(app), newEnvEventsCmd(app))
 	return cmd
 }
@@ -47,13 +47,27 @@ type environmentView struct {
 	Blueprint  string             `json:"blueprint"`
 	Revisions  v1alpha1.Revisions `json:"revisions"`
 	Created    time.Time          `json:"created"`
-	ExpiresAt  time.Time          `json:"expiresAt"`
+	ExpiresAt  *time.Time         `json:"expiresAt,omitempty"` // absent: it does not end by itself
+	EndsSoon   bool               `json:"endsSoon,omitempty"`
+	Pinned     bool               `json:"pinned,omitempty"`
+	Reason     string             `json:"reason,omitempty"` // why it was pinned or extended last
+	Policy     string             `json:"policy,omitempty"`
+	Priority   int32              `json:"priority,omitempty"`
+	Position   int                `json:"position,omitempty"` // in line for a place among those that are awake
+	Cost       *costView          `json:"cost,omitempty"`
 	Components []componentView    `json:"components"`
 	Public     bool               `json:"public,omitempty"`
 	Shares     int                `json:"shares,omitempty"` // that are good now
 	SleepAfter string             `json:"sleepAfter,omitempty"`
 	LastAsked  *time.Time         `json:"lastAsked,omitempty"`
 	Blocked    []string           `json:"blocked,omitempty"`
+}
+
+// costView is what an environment has cost until now, and costs now.
+type costView struct {
+	Currency string `json:"currency"`
+	Amount   string `json:"amount"`
+	PerHour  string `json:"perHour"`
 }
 
 type componentView struct {
@@ -81,7 +95,8 @@ type environmentList struct {
 
 func viewEnvironment(e *v1alpha1.Environment) environmentView {
 	v := environmentView{Namespace: e.Namespace, Name: e.Name, Owner: e.Spec.Owner.Username, LivesIn: environment.NamespaceOf(e), State: "New",
-		Blueprint: e.Spec.Blueprint, Revisions: e.Status.Revisions, Created: e.CreationTimestamp.UTC(), ExpiresAt: e.CreationTimestamp.Add(e.Spec.TTL.Duration).UTC(),
+		Blueprint: e.Spec.Blueprint, Revisions: e.Status.Revisions, Created: e.CreationTimestamp.UTC(), Pinned: e.Spec.Pinned,
+		Reason: e.Annotations[v1alpha1.AnnotationReason], Priority: e.Spec.Priority,
 		Components: []componentView{}}
 	current := e.Status.ObservedGeneration == e.Generation
 	if c := meta.FindStatusCondition(e.Status.Conditions, v1alpha1.ConditionReady); c != nil && current {
@@ -89,6 +104,7 @@ func viewEnvironment(e *v1alpha1.Environment) environmentView {
 	} else if c != nil {
 		v.State = environment.ReasonStarting
 	}
+	v.life(e)
 	v.Stalled = current && meta.IsStatusConditionTrue(e.Status.Conditions, v1alpha1.ConditionStalled)
 	for _, c := range e.Status.Components {
 		cv := componentView{Name: c.Name, State: string(c.State), Message: c.Message, Needs: c.Needs, Data: c.Data}
@@ -120,6 +136,26 @@ func viewEnvironment(e *v1alpha1.Environment) environmentView {
 		v.Blocked = append(v.Blocked, environment.BlockerText(b))
 	}
 	return v
+}
+
+// life is how long an environment lives, what it waits for, and what it costs.
+func (v *environmentView) life(e *v1alpha1.Environment) {
+	switch at := e.Status.ExpiresAt; {
+	case at != nil:
+		v.ExpiresAt = new(at.UTC())
+	case e.Status.ObservedGeneration == 0: // nobody has looked at it yet
+		v.ExpiresAt = new(e.CreationTimestamp.Add(cmp.Or(e.Spec.TTL.Duration, environment.DefaultTTL)).UTC())
+	}
+	v.EndsSoon = v.ExpiresAt != nil && meta.IsStatusConditionTrue(e.Status.Conditions, v1alpha1.ConditionExpiresSoon)
+	if p := e.Status.Policy; p != nil {
+		v.Policy = p.Name
+	}
+	if a := e.Status.Admission; a != nil {
+		v.Position = int(a.Position)
+	}
+	if c := e.Status.Cost; c != nil {
+		v.Cost = &costView{c.Currency, environment.CostAt(c, time.Now()), c.PerHour}
+	}
 }
 
 func getEnvironment(ctx context.Context, c *kube.Cluster, name string) (*v1alpha1.Environment, error) {
@@ -173,8 +209,8 @@ func listEnvironments(ctx context.Context, app *App, all bool, output format) er
 		t := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "NAMESPACE\tENVIRONMENT\tOWNER\tSTATE\tREADY\tLIVES IN\tSINCE\tENDS IN")
 		for _, v := range out.Items {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Namespace, v.Name, v.Owner, v.State, readyOf(v), v.LivesIn,
-				duration.HumanDuration(time.Since(v.Created)), duration.HumanDuration(time.Until(v.ExpiresAt)))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Namespace, v.Name, v.Owner, v.stateText(), readyOf(v), v.LivesIn,
+				duration.HumanDuration(time.Since(v.Created)), v.endsIn())
 		}
 		return t.Flush()
 	})
@@ -210,6 +246,7 @@ func newEnvLookCmd(app *App, show func(format, *v1alpha1.Environment) error, cmd
 		if err != nil {
 			return err
 		}
+		app.warnOfEnd(e)
 		return show(output, e)
 	}
 	outputFlag(cmd, &output)
@@ -220,7 +257,7 @@ func (a *App) showEnvironment(output format, e *v1alpha1.Environment) error {
 	v := viewEnvironment(e)
 	return a.print(output, environmentShown{viewVersion, "Environment", v}, func(w io.Writer) error {
 		fmt.Fprintf(w, "environment  %s in namespace %s, of %s\nlives in     namespace %s\nstate        %s\nends         %s\nrevision     %s\n", v.Name, v.Namespace, v.Owner, v.LivesIn,
-			strings.TrimSpace(v.State+" "+v.Message), v.ExpiresAt.Local().Format("15:04 Jan 2"), revisionText(v.Revisions))
+			strings.TrimSpace(v.State+" "+v.Message), v.lifeText(), revisionText(v.Revisions))
 		if slices.ContainsFunc(v.Components, func(c componentView) bool { return c.URL != "" }) {
 			fmt.Fprintf(w, "open to      %s\n", openTo(v))
 		}
@@ -231,6 +268,12 @@ func (a *App) showEnvironment(output format, e *v1alpha1.Environment) error {
 			if c.Data != "" {
 				fmt.Fprintf(w, "data         %s, in %s\n", c.Data, c.Name)
 			}
+		}
+		if v.Policy != "" {
+			fmt.Fprintf(w, "policy       %s\n", v.Policy)
+		}
+		if v.Cost != nil {
+			fmt.Fprintf(w, "cost         %s\n", v.Cost.text())
 		}
 		for _, b := range v.Blocked {
 			fmt.Fprintf(w, "blocked by   %s\n", b)

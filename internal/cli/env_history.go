@@ -40,7 +40,7 @@ func newEnvHistoryCmd(app *App) *cobra.Command {
 }
 
 // awake is a revision without the mark of sleep: what is gone back to is what it consists of.
-func awake(revision string) string { return strings.TrimSuffix(revision, "-asleep") }
+func awake(revision string) string { return strings.TrimSuffix(revision, v1alpha1.SuffixAsleep) }
 
 func (a *App) showHistory(output format, e *v1alpha1.Environment) error {
 	out := pastList{viewVersion, "EnvironmentHistory", []pastView{}}

@@ -59,6 +59,7 @@ func (o *envLogsOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	o.app.warnOfEnd(e)
 	v := viewEnvironment(e)
 	if o.component != "" && !slices.ContainsFunc(v.Components, func(c componentView) bool { return c.Name == o.component }) {
 		return usererr.New(usererr.NotFound, "see: dayfly env show "+o.name, "environment %s has no component %s", o.name, o.component)

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -172,15 +173,35 @@ func keep(ctx context.Context, c *kube.Cluster, b *v1alpha1.Blueprint, e *v1alph
 	return kube.Explain(err)
 }
 
-// envAccessOptions are who may come in from outside, and when an environment sleeps by itself.
+// envAccessOptions are who may come in from outside, when an environment sleeps by itself, and who goes first.
 type envAccessOptions struct {
 	public     bool
 	sleepAfter time.Duration
+	ttlFrom    ttlFrom
+	priority   int32
+}
+
+// ttlFrom is the value of --ttl-from.
+type ttlFrom v1alpha1.TTLFrom
+
+func (f *ttlFrom) String() string { return strings.ToLower(string(*f)) }
+func (*ttlFrom) Type() string     { return "WHAT" }
+
+func (f *ttlFrom) Set(text string) error {
+	for _, v := range []v1alpha1.TTLFrom{v1alpha1.TTLFromCreation, v1alpha1.TTLFromRevision, v1alpha1.TTLFromActivity} {
+		if strings.EqualFold(text, string(v)) {
+			*f = ttlFrom(v)
+			return nil
+		}
+	}
+	return errors.New("use creation, revision or activity")
 }
 
 func (o *envAccessOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.public, "public", false, "whoever can reach its addresses may see it; otherwise that takes a link (dayfly env share)")
-	cmd.Flags().DurationVar(&o.sleepAfter, "sleep-after", 0, "fall asleep when no address was asked for so long, 10s-720h; 0: only when told to")
+	cmd.Flags().DurationVar(&o.sleepAfter, "sleep-after", 0, "fall asleep when no address was asked for so long, 10s-720h; 0: as its policy says, or only when told to")
+	cmd.Flags().Var(&o.ttlFrom, "ttl-from", "from when its time counts: creation, revision (the last change), or activity (the last request, too) (default creation)")
+	cmd.Flags().Int32Var(&o.priority, "priority", 0, "among those that wait for a place, -10-10: below 0 lets others go first; above it takes a policy that allows it")
 }
 
 // into puts what was given into a spec. What was not given stays.
@@ -193,6 +214,12 @@ func (o *envAccessOptions) into(s *v1alpha1.EnvironmentSpec, cmd *cobra.Command)
 		if o.sleepAfter != 0 {
 			s.SleepAfter = &metav1.Duration{Duration: o.sleepAfter}
 		}
+	}
+	if cmd.Flags().Changed("ttl-from") {
+		s.TTLFrom = v1alpha1.TTLFrom(o.ttlFrom)
+	}
+	if cmd.Flags().Changed("priority") {
+		s.Priority = o.priority
 	}
 }
 
@@ -222,7 +249,7 @@ The folder is stored in the cluster: what becomes of it does not depend on this 
 	o.envSpecOptions.flags(cmd)
 	o.envAccessOptions.flags(cmd)
 	o.envWaitOptions.flags(cmd, 10*time.Minute)
-	cmd.Flags().DurationVar(&o.ttl, "ttl", 8*time.Hour, "how long it lives, from now, 1m-720h")
+	cmd.Flags().DurationVar(&o.ttl, "ttl", 0, "how long it lives, 1m-720h (default: as its policy says, or 8h)")
 	return cmd
 }
 
@@ -242,7 +269,9 @@ func (o *envCreateOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	defer o.app.after("waiting for the cluster (%s)", c.Config.Host)()
-	o.app.say("environment %s lives in namespace %s until %s", e.Name, environment.NamespaceOf(e), e.CreationTimestamp.Add(e.Spec.TTL.Duration).Local().Format("15:04 Jan 2"))
+	now := observed(ctx, c, e)
+	o.app.say("environment %s lives in namespace %s until %s", e.Name, environment.NamespaceOf(e), viewEnvironment(now).endsAt())
+	o.app.warnOfPolicy(now)
 	return o.await(ctx, c, e)
 }
 
@@ -311,6 +340,7 @@ func (o *envUpdateOptions) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	o.app.warnOfEnd(e)
 	before := e.DeepCopy()
 	o.envAccessOptions.into(&e.Spec, cmd)
 	if err := o.envSpecOptions.into(&e.Spec); err != nil {
@@ -388,40 +418,4 @@ func forgetBlueprints(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environm
 		}
 	}
 	return nil
-}
-
-func newEnvExtendCmd(app *App) *cobra.Command {
-	var by time.Duration
-	var output format
-	cmd := &cobra.Command{
-		Use: "extend NAME", Short: "Let an environment live longer", Example: "  dayfly env extend pr-1 --by 4h",
-		Args: takes(cobra.ExactArgs(1)), ValidArgsFunction: app.completeEnvironment,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx := cmd.Context()
-			c, err := app.open()
-			if err != nil {
-				return err
-			}
-			e, err := getEnvironment(ctx, c, args[0])
-			if err != nil {
-				return err
-			}
-			if by <= 0 {
-				return usererr.New(usererr.Usage, "use, for example, --by 4h; to end it: dayfly env delete "+e.Name, "--by %s does not extend it", by)
-			}
-			before := e.DeepCopy()
-			e.Spec.TTL.Duration += by
-			if err := changeEnvironment(ctx, c, before, e); err != nil {
-				return err
-			}
-			app.say("environment %s lives until %s", e.Name, e.CreationTimestamp.Add(e.Spec.TTL.Duration).Local().Format("15:04 Jan 2"))
-			if output == "table" {
-				return nil
-			}
-			return app.showEnvironment(output, e)
-		},
-	}
-	cmd.Flags().DurationVar(&by, "by", 4*time.Hour, "how much longer")
-	outputFlag(cmd, &output)
-	return cmd
 }

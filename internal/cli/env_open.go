@@ -65,6 +65,7 @@ func (o *envOpenOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	o.app.warnOfEnd(e)
 	ns := environment.NamespaceOf(e)
 	services, err := forward.Services(ctx, c.Config, ns, e.Status.Inventory)
 	if err != nil {

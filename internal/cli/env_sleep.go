@@ -50,6 +50,7 @@ func (o *envWaitOptions) sleep(ctx context.Context, names []string, awake int32)
 		if err != nil {
 			return err
 		}
+		o.app.warnOfEnd(e)
 		all = append(all, e)
 	}
 	for _, e := range all {

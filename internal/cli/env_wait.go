@@ -114,6 +114,13 @@ func changedMeanwhile(e *v1alpha1.Environment) string {
 
 // progress prints what has changed of each component.
 func (o *envWaitOptions) progress(shown map[string]string, v environmentView) {
+	if v.State == environment.ReasonQueued {
+		if shown[""] != v.Message {
+			shown[""] = v.Message
+			o.app.say("  queued: %s", v.Message)
+		}
+		return
+	}
 	if len(v.Components) == 0 && v.Message != "" && shown[""] != v.State+v.Message {
 		shown[""] = v.State + v.Message
 		o.app.say("  %s: %s", v.State, v.Message)

@@ -150,9 +150,11 @@ func runOnce(ctx context.Context, o Options, me *candidate, started *atomic.Bool
 	if err != nil {
 		return err
 	}
+	wakes := &wakes{}
 	environments := environment.New(environment.Options{Client: writer, Reader: live, Accounts: accounts, System: o.Namespace, Domain: o.Domain, Render: o.Render, Get: askHealth,
-		Logger: o.Logger, Events: mgr.GetEventRecorder("dayfly-controller"), Now: o.Now})
-	if err := watchEnvironments(mgr, environments); err != nil {
+		Logger: o.Logger, Events: mgr.GetEventRecorder("dayfly-controller"), Now: o.Now,
+		Policies: policies(mgr.GetClient()), Labels: labelsOf(mgr.GetClient()), Wake: wakes.wake})
+	if err := watchEnvironments(mgr, environments, wakes); err != nil {
 		return err
 	}
 	for _, r := range []manager.Runnable{

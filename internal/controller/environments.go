@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
@@ -21,11 +22,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
 // watchEnvironments has the engine reconcile an Environment whenever its spec or the endpoints in its namespace changed. The
-// metadata of slices is there already, for the sessions; nothing else of an environment is kept in memory or watched.
-func watchEnvironments(mgr manager.Manager, engine *environment.Engine) error {
+// metadata of slices is there already, for the sessions; nothing else of an environment is kept in memory or watched, but its place.
+func watchEnvironments(mgr manager.Manager, engine *environment.Engine, wakes *wakes) error {
 	slices := &metav1.PartialObjectMetadata{}
 	slices.SetGroupVersionKind(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"))
 	inside := func(ctx context.Context, o client.Object) []reconcile.Request {
@@ -33,6 +35,10 @@ func watchEnvironments(mgr manager.Manager, engine *environment.Engine) error {
 	}
 	itself := func(ctx context.Context, o client.Object) []reconcile.Request {
 		return environmentOf(ctx, mgr.GetClient(), o.GetName())
+	}
+	all := func(ctx context.Context, _ client.Object) []reconcile.Request {
+		engine.PoliciesChanged()
+		return everyEnvironment(ctx, mgr.GetClient())
 	}
 	return ctrl.NewControllerManagedBy(mgr).Named("environments").
 		WithOptions(controller.Options{
@@ -43,12 +49,57 @@ func watchEnvironments(mgr manager.Manager, engine *environment.Engine) error {
 		For(&v1alpha1.Environment{}, builder.OnlyMetadata, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WatchesMetadata(slices, handler.EnqueueRequestsFromMapFunc(inside), builder.OnlyMetadata).
 		Watches(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(itself)).
+		Watches(&v1alpha1.EnvironmentPolicy{}, handler.EnqueueRequestsFromMapFunc(all)).
+		WatchesRawSource(source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+			wakes.into.Store(&q)
+			return nil
+		})).
 		Complete(reconcile.Func(func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 			ctx, cancel := context.WithTimeout(ctx, reconcileTime)
 			defer cancel()
 			again, err := engine.Reconcile(ctx, req.NamespacedName)
 			return reconcile.Result{RequeueAfter: again}, err
 		}))
+}
+
+// wakes has environments looked at whose turn it is, or whose place in line is another one.
+type wakes struct {
+	into atomic.Pointer[workqueue.TypedRateLimitingInterface[reconcile.Request]]
+}
+
+func (w *wakes) wake(at client.ObjectKey, after time.Duration) {
+	if q := w.into.Load(); q != nil {
+		(*q).AddAfter(reconcile.Request{NamespacedName: at}, after)
+	}
+}
+
+// everyEnvironment is each of the cluster: a policy may hold for any of them, or have held.
+func everyEnvironment(ctx context.Context, cached client.Reader) (out []reconcile.Request) {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("EnvironmentList"))
+	_ = cached.List(ctx, list) // a cache that is synced answers
+	for i := range list.Items {
+		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+	}
+	return out
+}
+
+// policies are all that the cluster has. Nothing is reconciled before the cache has them.
+func policies(cached client.Reader) func() []v1alpha1.EnvironmentPolicy {
+	return func() []v1alpha1.EnvironmentPolicy {
+		var list v1alpha1.EnvironmentPolicyList
+		_ = cached.List(context.Background(), &list) // likewise
+		return list.Items
+	}
+}
+
+// labelsOf are those of a namespace.
+func labelsOf(cached client.Reader) func(string) map[string]string {
+	return func(name string) map[string]string {
+		var ns corev1.Namespace
+		_ = cached.Get(context.Background(), client.ObjectKey{Name: name}, &ns) // it has none, if it is gone
+		return ns.Labels
+	}
 }
 
 // reconcileTime bounds one pass over an environment, so that none keeps a worker from the others.

@@ -99,7 +99,7 @@ func TestFallsAsleepWhenNobodyAsks(t *testing.T) {
 		t.Errorf("asked 9 minutes ago: %T, next look after %v", p.Step, p.Recheck)
 	}
 	w.Now = w.Now.Add(time.Minute)
-	if p := Decide(&w.Observed); p.Step != (Sleep{}) {
+	if p := Decide(&w.Observed); p.Step != (Sleep{"nobody has asked for 10m0s"}) {
 		t.Errorf("asked 10 minutes ago: %T", p.Step)
 	}
 	w.Domain = "" // nobody would see a request, and nothing would wake it

@@ -29,11 +29,11 @@ type Step interface{ step() }
 
 type (
 	Expire          struct{}                                       // delete the Environment
-	Sleep           struct{}                                       // have it fall asleep: nobody has asked for a while
+	Sleep           struct{ Why string }                           // have it fall asleep
 	Hold            struct{}                                       // put the finalizer on it
 	Release         struct{}                                       // take the finalizer off: nothing of it is left
-	MakeNamespace   struct{}                                       // its namespace
-	Guard           struct{}                                       // what protects others from it
+	MakeNamespace   struct{ Guards v1alpha1.PolicyGuards }         // its namespace
+	Guard           struct{ Guards v1alpha1.PolicyGuards }         // what protects others from it
 	Apply           struct{ Objects []*unstructured.Unstructured } // as its account
 	Remove          struct{ Objects []*unstructured.Unstructured } // likewise
 	RemoveNamespace struct{}                                       // with all that is in it
@@ -53,6 +53,7 @@ func (RemoveNamespace) step() {}
 const (
 	ReasonReady          = "Ready"
 	ReasonAsleep         = "Asleep"         // it runs nothing, as it is to be
+	ReasonQueued         = "Queued"         // it waits for its turn among those that its policy lets be awake
 	ReasonMaking         = "Making"         // its namespace and guards
 	ReasonStarting       = "Starting"       // components are not ready yet
 	ReasonFailing        = "Failing"        // a component is not ready for a reason that seldom goes by itself
@@ -73,31 +74,40 @@ const retryRefused = 10 * time.Second
 // Decide says what becomes of an environment. It is pure.
 func Decide(o *Observed) Plan {
 	st := *o.Env.Status.DeepCopy()
-	st.ObservedGeneration, st.Namespace = o.Env.Generation, NamespaceOf(o.Env)
-	ends, why := o.Env.CreationTimestamp.Add(o.Env.Spec.TTL.Duration), "its time is over"
-	if leased := lease(o, &st); !leased.IsZero() && leased.Before(ends) {
-		ends, why = leased, "nobody renews its lease"
-	}
-	st.ExpiresAt = new(metav1.NewTime(ends))
+	st.ObservedGeneration, st.Namespace, st.Policy = o.Env.Generation, NamespaceOf(o.Env), o.rules().held()
 	if r := RevisionOf(&o.Env.Spec); st.Revisions.Requested != r {
-		st.Revisions.Requested, st.RequestedAt = r, new(metav1.NewTime(o.Now.Truncate(time.Second)))
+		now := new(metav1.NewTime(o.Now.Truncate(time.Second)))
+		if !sameContent(st.Revisions.Requested, r) {
+			st.ChangedAt = now
+		}
+		st.Revisions.Requested, st.RequestedAt = r, now
 	}
 	d := &decision{Observed: o, st: st}
+	ends := d.ends()
 	var step Step
 	switch {
 	case !o.Env.DeletionTimestamp.IsZero():
 		step = d.end()
-	case !o.Now.Before(ends):
-		d.working(ReasonEnding, why)
+	case !ends.at.IsZero() && !o.Now.Before(ends.at):
+		d.working(ReasonEnding, ends.why)
 		step = Expire{}
 	default:
 		step = d.live()
-		d.recheck = min(d.recheck, ends.Sub(o.Now))
+		if !ends.at.IsZero() {
+			d.recheck = min(d.recheck, ends.at.Sub(o.Now))
+		}
+		d.warn(ends)
 		if o.Env.Spec.Lease != nil {
 			d.recheck = min(d.recheck, o.Env.Spec.Lease.Duration/4)
 		}
 	}
+	d.reckon()
 	return Plan{d.st, step, d.recheck, d.healed}
+}
+
+// sameContent says whether two revisions differ in nothing but sleep.
+func sameContent(a, b string) bool {
+	return strings.TrimSuffix(a, v1alpha1.SuffixAsleep) == strings.TrimSuffix(b, v1alpha1.SuffixAsleep)
 }
 
 // lease is when an environment ends unless somebody renews it; zero if it has no lease. The clock is the controller's alone, and
@@ -134,11 +144,15 @@ func (d *decision) live() Step {
 	if step, done := d.content(); done {
 		return step
 	}
+	if !d.place() {
+		d.queued()
+		return nil
+	}
 	ns := d.Namespace
 	switch {
 	case ns == nil:
 		d.working(ReasonMaking, "namespace "+d.st.Namespace)
-		return MakeNamespace{}
+		return MakeNamespace{d.rules().guards()}
 	case !owns(d.Env, ns):
 		d.stalled(ReasonNamespaceTaken, taken(ns))
 		return nil
@@ -147,7 +161,9 @@ func (d *decision) live() Step {
 		return nil
 	case !d.Guarded:
 		d.working(ReasonMaking, "the guards of namespace "+ns.Name)
-		return Guard{}
+		return Guard{d.rules().guards()}
+	case d.Outdated:
+		return Guard{d.rules().guards()} // nothing waits for it, and nothing of the environment is new
 	}
 	if d.nodsOff() {
 		d.working(ReasonStarting, "about to fall asleep")
@@ -159,8 +175,9 @@ func (d *decision) live() Step {
 	step := d.objects()
 	d.addresses()
 	d.public()
-	if step == nil && d.idle() {
-		return Sleep{}
+	d.arrived()
+	if why := d.idle(); step == nil && why != "" {
+		return Sleep{why}
 	}
 	return step
 }
@@ -391,7 +408,7 @@ func (d *decision) conclude() {
 			waiting = append(waiting, nameOf(c.Name))
 		}
 	}
-	late := d.Now.Sub(d.st.RequestedAt.Time) > readyWithin
+	late := d.Now.Sub(d.began()) > readyWithin
 	current := d.st.Revisions.Ready == d.st.Revisions.Requested
 	switch {
 	case len(failing) > 0 && late && !current:
@@ -422,7 +439,7 @@ const lookAgain = 10 * time.Minute
 
 // soon is when to look again at what is on its way: changes of endpoints wake us too, so this is for what has none.
 func (d *decision) soon() time.Duration {
-	since := d.Now.Sub(d.st.RequestedAt.Time)
+	since := d.Now.Sub(d.began())
 	if !d.Env.DeletionTimestamp.IsZero() {
 		since = d.Now.Sub(d.Env.DeletionTimestamp.Time)
 	}

@@ -65,7 +65,7 @@ func (w *world) pass() string {
 	case Release:
 		w.Env.Finalizers = nil
 	case MakeNamespace:
-		w.Namespace = namespaceFor(w.Env)
+		w.Namespace = namespaceFor(w.Env, s.Guards, "dayfly-system")
 	case Guard:
 		w.Guarded = true
 	case Apply:

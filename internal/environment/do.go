@@ -9,6 +9,8 @@ import (
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,20 +47,15 @@ func (e *Engine) do(ctx context.Context, env *v1alpha1.Environment, s Step) erro
 		}
 		return named("marking", env, err)
 	case MakeNamespace:
-		return named("making the namespace of", env, existing(e.client.Create(ctx, namespaceFor(env))))
+		return named("making the namespace of", env, existing(e.client.Create(ctx, namespaceFor(env, s.Guards, e.system))))
 	case Guard:
-		for _, g := range guards(env, e.system) {
-			if err := existing(e.client.Create(ctx, g)); err != nil {
-				return named("guarding the namespace of", env, err)
-			}
-		}
-		return nil
+		return named("guarding the namespace of", env, e.guard(ctx, env, s.Guards))
 	case Apply:
 		return e.apply(ctx, env, s.Objects)
 	case Remove:
 		return e.remove(ctx, env, s.Objects)
 	case RemoveNamespace:
-		return named("deleting the namespace of", env, client.IgnoreNotFound(e.client.Delete(ctx, namespaceFor(env))))
+		return named("deleting the namespace of", env, client.IgnoreNotFound(e.client.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: NamespaceOf(env)}})))
 	}
 	panic(fmt.Sprintf("no such step: %T", s))
 }
@@ -68,6 +65,38 @@ func existing(err error) error {
 		return nil
 	}
 	return err
+}
+
+// guard makes what guards an environment's namespace what it is to be. The namespace says at last that it is.
+func (e *Engine) guard(ctx context.Context, env *v1alpha1.Environment, g v1alpha1.PolicyGuards) error {
+	for _, o := range guards(env, g, e.system) {
+		err := e.client.Create(ctx, o)
+		if apierrors.IsAlreadyExists(err) {
+			err = e.guardAnew(ctx, o)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	want, ns := namespaceFor(env, g, e.system), &corev1.Namespace{}
+	if err := e.reader.Get(ctx, client.ObjectKeyFromObject(want), ns); err != nil {
+		return err
+	}
+	if !owns(env, ns) || guarded(ns, g, e.system) {
+		return nil
+	}
+	before := ns.DeepCopy()
+	ns.Labels[labelEnforce], ns.Annotations[v1alpha1.AnnotationGuards] = want.Labels[labelEnforce], want.Annotations[v1alpha1.AnnotationGuards]
+	return client.IgnoreNotFound(e.client.Patch(ctx, ns, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
+}
+
+// guardAnew writes what a policy may change of a guard. Whose account and whose rights never change.
+func (e *Engine) guardAnew(ctx context.Context, o client.Object) error {
+	switch o.(type) {
+	case *networkingv1.NetworkPolicy, *corev1.ResourceQuota, *corev1.LimitRange:
+		return e.client.Update(ctx, o)
+	}
+	return nil
 }
 
 func named(what string, env *v1alpha1.Environment, err error) error {

@@ -32,6 +32,12 @@ type Options struct {
 	Logger *slog.Logger
 	Events events.EventRecorder // nil: none are written
 	Now    func() time.Time     // default time.Now
+
+	// Policies are all there are, and Labels those of a home, both from a cache. nil: there are none.
+	Policies func() []v1alpha1.EnvironmentPolicy
+	Labels   func(home string) map[string]string
+	// Wake has an environment looked at after a time.
+	Wake func(at client.ObjectKey, after time.Duration)
 }
 
 // Engine brings the cluster to what Environments ask for.
@@ -46,7 +52,10 @@ type Engine struct {
 	log      *slog.Logger
 	events   events.EventRecorder
 	now      func() time.Time
+	policies func() []v1alpha1.EnvironmentPolicy
+	labels   func(string) map[string]string
 
+	queue   *queue
 	known   known
 	renders chan struct{} // a place for each that may go on at once
 
@@ -66,8 +75,45 @@ func New(o Options) *Engine {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, domain: o.Domain, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
-		renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
+	e := &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, domain: o.Domain, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
+		policies: o.Policies, labels: o.Labels, renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
+	e.queue = newQueue(e.policy, o.Now, o.Wake)
+	return e
+}
+
+// policy is what holds for the environments of a home.
+func (e *Engine) policy(home string) rules {
+	if e.policies == nil {
+		return rules{}
+	}
+	return rules{PolicyFor(e.policies(), home, e.labels(home))}
+}
+
+// PoliciesChanged has all who wait for a place stand in line anew.
+func (e *Engine) PoliciesChanged() { e.queue.again() }
+
+// page is how many environments are read at once.
+const page = 100
+
+// line reads who has a place, and who waits for one.
+func (e *Engine) line(ctx context.Context) (out []entry, err error) {
+	list := &v1alpha1.EnvironmentList{}
+	for {
+		if err := e.reader.List(ctx, list, client.Limit(page), client.Continue(list.Continue)); err != nil {
+			return nil, fmt.Errorf("listing environments: %w", err)
+		}
+		for i := range list.Items {
+			env := &list.Items[i]
+			if s, ok := measured(env); ok {
+				out = append(out, entryOf(env, &s))
+			} else {
+				out = append(out, entryOf(env, nil))
+			}
+		}
+		if list.Continue == "" {
+			return out, nil
+		}
+	}
 }
 
 // stepsAtOnce bounds how long one pass may keep others waiting.
@@ -76,10 +122,15 @@ const stepsAtOnce = 10
 // Reconcile brings one environment further. It returns when to look again at the latest; 0 is when something changes. Wakes are
 // to be expected for every change of the Environment and of the endpoints in its namespace.
 func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Duration, error) {
+	if err := e.queue.fill(func() ([]entry, error) { return e.line(ctx) }); err != nil {
+		return 0, err
+	}
 	for range stepsAtOnce {
 		env := &v1alpha1.Environment{}
 		if err := e.reader.Get(ctx, at, env); err != nil {
-			e.forget(at)
+			if apierrors.IsNotFound(err) {
+				e.forget(at)
+			}
 			return 0, client.IgnoreNotFound(err)
 		}
 		o, err := e.observe(ctx, env)
@@ -92,6 +143,7 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 		} else if err != nil {
 			return 0, err
 		}
+		e.queue.put(entryOf(env, o.Size)) // it may have given up its place
 		if p.Step == nil {
 			return p.Recheck, nil
 		}
@@ -101,8 +153,8 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 				e.events.Eventf(env, nil, corev1.EventTypeWarning, "Drift", "Reconcile", "%s", h)
 			}
 		}
-		if _, idle := p.Step.(Sleep); idle && e.events != nil {
-			e.events.Eventf(env, nil, corev1.EventTypeNormal, "Idle", "Reconcile", "nobody has asked for %s", env.Spec.SleepAfter.Duration)
+		if s, idle := p.Step.(Sleep); idle && e.events != nil {
+			e.events.Eventf(env, nil, corev1.EventTypeNormal, "Idle", "Reconcile", "falls asleep: %s", s.Why)
 		}
 		if err := e.do(ctx, env, p.Step); err != nil {
 			return 0, err
@@ -131,6 +183,7 @@ func (e *Engine) report(ctx context.Context, env *v1alpha1.Environment, st v1alp
 
 // tell says in an event, and in the log, that an environment has come to another state.
 func (e *Engine) tell(before, now *v1alpha1.Environment) {
+	e.tellEnd(before, now)
 	was, is := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionReady)
 	if is == nil || was != nil && was.Reason == is.Reason && before.Status.Revisions == now.Status.Revisions {
 		return
@@ -147,6 +200,31 @@ func (e *Engine) tell(before, now *v1alpha1.Environment) {
 	e.log.Info("environment", "environment", now.Namespace+"/"+now.Name, "owner", now.Spec.Owner.Username, "state", is.Reason, "revision", now.Status.Revisions.Requested)
 	if e.events != nil {
 		e.events.Eventf(now, nil, kind, is.Reason, "Reconcile", "%s", clean(says))
+	}
+}
+
+// tellEnd says in an event that an environment ends at another time than it did, with the reason that was given, or that it ends soon.
+func (e *Engine) tellEnd(before, now *v1alpha1.Environment) {
+	if e.events == nil {
+		return
+	}
+	why := ""
+	if r := clean(now.Annotations[v1alpha1.AnnotationReason]); r != "" {
+		why = ": " + r
+	}
+	was, is := before.Status.ExpiresAt, now.Status.ExpiresAt
+	asked := before.Status.ObservedGeneration != 0 && before.Status.ObservedGeneration != now.Generation
+	switch {
+	case asked && was != nil && is == nil:
+		e.events.Eventf(now, nil, corev1.EventTypeNormal, "Pinned", "Reconcile", "it no longer ends by itself%s", why)
+	case asked && was == nil && is != nil:
+		e.events.Eventf(now, nil, corev1.EventTypeNormal, "Unpinned", "Reconcile", "it lives until %s", is.UTC().Format(time.RFC3339))
+	case asked && was != nil && is.After(was.Time):
+		e.events.Eventf(now, nil, corev1.EventTypeNormal, "Extended", "Reconcile", "it lives until %s%s", is.UTC().Format(time.RFC3339), why)
+	}
+	soon := meta.FindStatusCondition(now.Status.Conditions, v1alpha1.ConditionExpiresSoon)
+	if soon != nil && meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionExpiresSoon) == nil && is != nil {
+		e.events.Eventf(now, nil, corev1.EventTypeWarning, v1alpha1.ConditionExpiresSoon, "Reconcile", "it ends at %s: %s", is.UTC().Format(time.RFC3339), soon.Message)
 	}
 }
 
@@ -171,6 +249,7 @@ func (e *Engine) forget(at client.ObjectKey) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.refused, at)
+	e.queue.drop(at)
 }
 
 func (e *Engine) refusals(env *v1alpha1.Environment) map[key]refusal {

@@ -1,6 +1,8 @@
 package environment
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
@@ -23,15 +25,23 @@ const (
 const guardName = v1alpha1.EnvironmentAccount
 
 // namespaceFor is the namespace of an environment.
-func namespaceFor(e *v1alpha1.Environment) *corev1.Namespace {
+func namespaceFor(e *v1alpha1.Environment, g v1alpha1.PolicyGuards, system string) *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: NamespaceOf(e),
 		Labels: map[string]string{
 			v1alpha1.LabelManaged: "dayfly", v1alpha1.LabelEnvironment: e.Name, v1alpha1.LabelHome: e.Namespace,
-			"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted",
+			labelEnforce: cmp.Or(g.PodSecurity, "baseline"), "pod-security.kubernetes.io/warn": "restricted",
 		},
-		Annotations: map[string]string{v1alpha1.AnnotationUID: string(e.UID)},
+		Annotations: map[string]string{v1alpha1.AnnotationUID: string(e.UID), v1alpha1.AnnotationGuards: guardsHash(g, system)},
 	}}
+}
+
+const labelEnforce = "pod-security.kubernetes.io/enforce"
+
+// guardsHash tells guards from those of another policy, or of another version of dayfly.
+func guardsHash(g v1alpha1.PolicyGuards, system string) string {
+	defaults := containerDefaults(g)
+	return hash([]any{cmp.Or(g.PodSecurity, "baseline"), isolation(system, g.Egress), merged(quota, g.Quota), defaults})
 }
 
 // owns says whether a namespace was made for this very environment.
@@ -39,9 +49,14 @@ func owns(e *v1alpha1.Environment, ns *corev1.Namespace) bool {
 	return ns.Labels[v1alpha1.LabelManaged] == "dayfly" && ns.Annotations[v1alpha1.AnnotationUID] == string(e.UID)
 }
 
+// guarded says whether what stands in a namespace are these guards.
+func guarded(ns *corev1.Namespace, g v1alpha1.PolicyGuards, system string) bool {
+	return ns.Annotations[v1alpha1.AnnotationGuards] == guardsHash(g, system)
+}
+
 // guards are what stands in an environment's namespace before anything else can be there, in the order in which they are
 // made: the last is what lets its account do anything at all.
-func guards(e *v1alpha1.Environment, system string) []client.Object {
+func guards(e *v1alpha1.Environment, g v1alpha1.PolicyGuards, system string) []client.Object {
 	meta := func() metav1.ObjectMeta {
 		return metav1.ObjectMeta{Namespace: NamespaceOf(e), Name: guardName, Labels: map[string]string{v1alpha1.LabelManaged: "dayfly"}}
 	}
@@ -49,11 +64,12 @@ func guards(e *v1alpha1.Environment, system string) []client.Object {
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: RoleOwner},
 		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: e.Spec.Owner.Username}}}
 	owner.Name = RoleOwner
+	defaults := containerDefaults(g)
 	return []client.Object{
-		&networkingv1.NetworkPolicy{ObjectMeta: meta(), Spec: isolation(system)},
-		&corev1.ResourceQuota{ObjectMeta: meta(), Spec: corev1.ResourceQuotaSpec{Hard: quota}},
+		&networkingv1.NetworkPolicy{ObjectMeta: meta(), Spec: isolation(system, g.Egress)},
+		&corev1.ResourceQuota{ObjectMeta: meta(), Spec: corev1.ResourceQuotaSpec{Hard: merged(quota, g.Quota)}},
 		&corev1.LimitRange{ObjectMeta: meta(), Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
-			Type: corev1.LimitTypeContainer, Default: limits, DefaultRequest: requests,
+			Type: corev1.LimitTypeContainer, Default: defaults.Limits, DefaultRequest: defaults.Requests,
 		}}}},
 		owner,
 		&corev1.ServiceAccount{ObjectMeta: meta(), AutomountServiceAccountToken: new(false)},
@@ -63,8 +79,25 @@ func guards(e *v1alpha1.Environment, system string) []client.Object {
 	}
 }
 
-// What an environment may take, and what a container has that asks for nothing. They are written once: who rules the
-// cluster may change the quota of an environment.
+// containerDefaults are what a container has that asks for nothing.
+func containerDefaults(g v1alpha1.PolicyGuards) corev1.ResourceRequirements {
+	d := v1alpha1.ContainerDefaults{}
+	if g.Defaults != nil {
+		d = *g.Defaults
+	}
+	return corev1.ResourceRequirements{Requests: merged(requests, d.Requests), Limits: merged(limits, d.Limits)}
+}
+
+// merged are quantities, each of which a policy may have changed.
+func merged(ours corev1.ResourceList, policy v1alpha1.Resources) corev1.ResourceList {
+	out := maps.Clone(ours)
+	for name, q := range policy {
+		out[corev1.ResourceName(name)] = q
+	}
+	return out
+}
+
+// What an environment may take, and what a container has that asks for nothing, unless a policy says otherwise.
 var (
 	quota = corev1.ResourceList{
 		"pods": resource.MustParse("50"), "requests.cpu": resource.MustParse("4"), "requests.memory": resource.MustParse("8Gi"),
@@ -76,8 +109,9 @@ var (
 )
 
 // isolation lets pods of the namespace talk to each other and ask the cluster's DNS, and nothing else. dayfly's controller, in
-// its namespace, comes in for health checks, and its gateway for whoever asks at an address of the environment.
-func isolation(system string) networkingv1.NetworkPolicySpec {
+// its namespace, comes in for health checks, and its gateway for whoever asks at an address of the environment. A policy may let
+// them reach more.
+func isolation(system string, egress []v1alpha1.EgressRule) networkingv1.NetworkPolicySpec {
 	own := []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{}}}
 	role := func(name string) networkingv1.NetworkPolicyPeer {
 		return networkingv1.NetworkPolicyPeer{
@@ -91,9 +125,28 @@ func isolation(system string) networkingv1.NetworkPolicySpec {
 	for _, protocol := range []corev1.Protocol{corev1.ProtocolUDP, corev1.ProtocolTCP} {
 		dns.Ports = append(dns.Ports, networkingv1.NetworkPolicyPort{Protocol: &protocol, Port: new(intstr.FromInt32(53))})
 	}
+	out := []networkingv1.NetworkPolicyEgressRule{{To: own}, dns}
+	for _, r := range egress {
+		out = append(out, egressRule(r))
+	}
 	return networkingv1.NetworkPolicySpec{
 		PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress},
 		Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: append(slices.Clone(own), role("controller"), role("gateway"))}},
-		Egress:      []networkingv1.NetworkPolicyEgressRule{{To: own}, dns},
+		Egress:      out,
 	}
+}
+
+// egressRule is what a policy lets pods reach, as a NetworkPolicy says it.
+func egressRule(r v1alpha1.EgressRule) (out networkingv1.NetworkPolicyEgressRule) {
+	to := networkingv1.NetworkPolicyPeer{}
+	if r.CIDR != "" {
+		to.IPBlock = &networkingv1.IPBlock{CIDR: r.CIDR, Except: r.Except}
+	} else {
+		to.NamespaceSelector = &metav1.LabelSelector{MatchLabels: r.Namespaces}
+	}
+	out.To = []networkingv1.NetworkPolicyPeer{to}
+	for _, p := range r.Ports {
+		out.Ports = append(out.Ports, networkingv1.NetworkPolicyPort{Protocol: new(corev1.Protocol(cmp.Or(p.Protocol, "TCP"))), Port: new(intstr.FromInt32(p.Port))})
+	}
+	return out
 }

@@ -24,12 +24,18 @@ type Observed struct {
 	Now time.Time
 	Env *v1alpha1.Environment
 
+	Policy *v1alpha1.EnvironmentPolicy // that holds for the home; nil: none
+
+	Size *size // what the requested revision asks for; nil: nobody knows
+	Wait *Turn // in line, as it has no place among those that are awake; nil: it has one, or needs none
+
 	Domain string // under which components have addresses; "": they have none
 
 	Away bool // nobody has looked at the environment for so long that a lease may have been renewed in vain
 
 	Namespace *corev1.Namespace // nil: there is none
 	Guarded   bool              // every guard stands
+	Outdated  bool              // they are not what the policy says now
 
 	Content    []source.Component // what the requested revision consists of, ready to be applied; nil: not asked for, or Trouble
 	ContentErr error              // why there is no content
@@ -40,6 +46,8 @@ type Observed struct {
 	Events []corev1.Event                     // likewise, the last ones
 	Health map[string]string                  // by component, what is wrong with the answer to its health check; absent: nothing
 }
+
+func (o *Observed) rules() rules { return rules{o.Policy} }
 
 // errNoBlueprint is a Blueprint that is not there, which may still come.
 var errNoBlueprint = errors.New("there is no such blueprint")
@@ -52,7 +60,7 @@ type refusal struct {
 
 // observe reads what there is, live.
 func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Observed, error) {
-	o := &Observed{Now: e.now(), Env: env, Domain: e.domain, Refused: e.refusals(env), Health: map[string]string{}}
+	o := &Observed{Now: e.now(), Env: env, Policy: e.policy(env.Namespace).EnvironmentPolicy, Domain: e.domain, Refused: e.refusals(env), Health: map[string]string{}}
 	o.Away = e.looked(env, o.Now)
 	ns := &corev1.Namespace{}
 	err := e.reader.Get(ctx, client.ObjectKey{Name: NamespaceOf(env)}, ns)
@@ -68,32 +76,52 @@ func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Obser
 			return nil, fmt.Errorf("reading the guards of namespace %s: %w", ns.Name, err)
 		}
 		o.Guarded = err == nil
+		o.Outdated = o.Guarded && !guarded(ns, o.rules().guards(), e.system)
 	}
 	if !env.DeletionTimestamp.IsZero() {
+		e.queue.put(entryOf(env, nil))
 		return o, e.observeEnd(ctx, o)
+	}
+	if s, ok := measured(env); ok && inLine(env) { // nothing of it is made or rendered before its turn
+		o.Size, o.Wait = &s, e.queue.put(entryOf(env, &s))
+		if o.Wait != nil {
+			return o, nil
+		}
 	}
 	if o.Guarded {
 		if err := e.observeObjects(ctx, o); err != nil {
 			return nil, err
 		}
 	}
-	if settled(o) {
+	if settled(o) && !o.unmeasured() {
 		e.known.drop(contentID(env))
-	} else {
-		o.Content, o.ContentErr = e.content(ctx, env)
-		if err, ok := errors.AsType[unavailable](o.ContentErr); ok {
-			return nil, err.error
-		}
-		if o.ContentErr == nil && o.Guarded {
-			if err := e.observeObjects(ctx, o); err != nil { // kinds may have come
-				return nil, err
-			}
-			if err := e.observeHealth(ctx, o); err != nil {
-				return nil, err
-			}
-		}
+	} else if err := e.observeContent(ctx, o); err != nil {
+		return nil, err
 	}
+	o.Size = sizeOfContent(o)
+	o.Wait = e.queue.put(entryOf(env, o.Size))
 	return o, nil
+}
+
+// observeContent finds out what the environment is to consist of, and how that stands.
+func (e *Engine) observeContent(ctx context.Context, o *Observed) error {
+	o.Content, o.ContentErr = e.content(ctx, o.Env)
+	if err, ok := errors.AsType[unavailable](o.ContentErr); ok {
+		return err.error
+	}
+	if o.ContentErr != nil || !o.Guarded {
+		return nil
+	}
+	if err := e.observeObjects(ctx, o); err != nil { // kinds may have come
+		return err
+	}
+	return e.observeHealth(ctx, o)
+}
+
+// unmeasured says whether a policy asks how much the environment takes, and nobody has looked.
+func (o *Observed) unmeasured() bool {
+	_, ok := measured(o.Env)
+	return !ok && o.rules().measures()
 }
 
 // settled says whether all of the requested revision is in the cluster and known to be ready, as far as it is there.

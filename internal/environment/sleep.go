@@ -50,17 +50,47 @@ func (d *decision) nodsOff() bool {
 	return true
 }
 
-// idle says whether an environment that is ready has not been asked for as long as it waits until it sleeps.
-func (d *decision) idle() bool {
-	after := d.Env.Spec.SleepAfter
-	if after == nil || d.Domain == "" || d.Env.Spec.Asleep() || d.st.Revisions.Ready != d.st.Revisions.Requested {
+// idle says why an environment that is ready, or long since should be, falls asleep by itself now; "" if it does not.
+func (d *decision) idle() string {
+	spec := &d.Env.Spec
+	if spec.Asleep() || d.rules().pinned(spec) || d.st.Revisions.Ready != d.st.Revisions.Requested && d.Now.Sub(d.began()) < readyWithin {
+		return ""
+	}
+	if d.byTheClock() {
+		return "by the schedule of policy " + d.Policy.Name
+	}
+	after := d.rules().sleepAfter(spec)
+	if after == 0 || d.Domain == "" || d.st.Revisions.Ready != d.st.Revisions.Requested {
+		return ""
+	}
+	left := latest(d.began(), d.st.LastRequest).Add(after).Sub(d.Now)
+	d.recheck = min(d.recheck, max(left, time.Second))
+	if left > 0 {
+		return ""
+	}
+	return "nobody has asked for " + after.String()
+}
+
+// quietFor is how long nobody must have asked for an environment to fall asleep by the clock.
+const quietFor = 5 * time.Minute
+
+// byTheClock says whether a sleep window has begun since the environment was last woken or changed, and nobody uses it.
+func (d *decision) byTheClock() bool {
+	s := d.rules().lifetime().Sleep
+	if s == nil {
 		return false
 	}
-	last := d.st.RequestedAt.Time
-	if r := d.st.LastRequest; r != nil && r.After(last) {
-		last = r.Time
+	began, next := window(s, d.Now)
+	if !next.IsZero() {
+		d.recheck = min(d.recheck, max(next.Sub(d.Now), time.Second))
 	}
-	left := last.Add(after.Duration).Sub(d.Now)
-	d.recheck = min(d.recheck, max(left, time.Second))
-	return left <= 0
+	if began.IsZero() || !d.began().Before(began) {
+		return false
+	}
+	quiet := time.Duration(0)
+	if r := d.st.LastRequest; r != nil {
+		quiet = r.Add(quietFor).Sub(d.Now)
+	}
+	d.recheck = min(d.recheck, max(quiet, time.Second))
+	return quiet <= 0
 }

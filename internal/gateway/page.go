@@ -54,6 +54,11 @@ func refuse(w http.ResponseWriter, r *http.Request) {
 // waiting has a browser ask again while an environment wakes.
 func waiting(w http.ResponseWriter, r *http.Request, to route) {
 	w.Header().Set("Retry-After", "1")
+	if where, ok := to.env.queued(); ok {
+		w.Header().Set("Retry-After", queuedRetry)
+		say(w, r, http.StatusServiceUnavailable, message{Title: "Waiting for its turn", Text: where + " This page shows " + to.to.Component + " as soon as it runs.", Reload: 10})
+		return
+	}
 	m := message{Title: "Waking up", Text: "Environment " + to.env.Name + " was asleep. This page shows " + to.to.Component + " as soon as it runs.", Reload: 1}
 	if !to.env.Spec.Asleep() && !strings.HasSuffix(to.env.Status.Revisions.Ready, v1alpha1.SuffixAsleep) {
 		m.Title, m.Text = "Starting", to.to.Component+" of environment "+to.env.Name+" does not run yet. This page shows it as soon as it does."
@@ -61,12 +66,16 @@ func waiting(w http.ResponseWriter, r *http.Request, to route) {
 	say(w, r, http.StatusServiceUnavailable, m)
 }
 
+// queuedRetry is in how many seconds it is worth while to ask again for an environment that waits for its turn.
+const queuedRetry = "30"
+
 // fail tells why a request was not answered by the environment.
 func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code, m := http.StatusBadGateway, message{Title: "The environment did not answer", Text: "A pod of it ended the connection. See: dayfly env show"}
 	if cause := context.Cause(r.Context()); cause != nil {
 		err = cause
 	}
+	var queued errQueued
 	switch {
 	case errors.Is(err, context.Canceled):
 		code = 499 // nobody reads it; for the metrics
@@ -76,6 +85,9 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	case errors.Is(err, errTooMany):
 		code, m = http.StatusServiceUnavailable, message{Title: "Too many requests wait", Text: "The environment is not ready, and too many wait for it already."}
+	case errors.As(err, &queued):
+		code, m = http.StatusServiceUnavailable, message{Title: "The environment waits for its turn", Text: queued.where}
+		w.Header().Set("Retry-After", queuedRetry)
 	case errors.Is(err, errTooLong):
 		code, m = http.StatusGatewayTimeout, message{Title: "The environment is not ready", Text: "No pod of it was ready for " + holdTime.String() + ". See: dayfly env show"}
 	}

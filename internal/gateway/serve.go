@@ -149,6 +149,11 @@ var (
 	errTooLong = errors.New("it was not ready in time")
 )
 
+// errQueued is an environment that had no turn in time.
+type errQueued struct{ where string }
+
+func (e errQueued) Error() string { return "it waits for its turn: " + e.where }
+
 // hold waits until a route has ready pods, until a deadline, and wakes the environment if it is asleep. Pods in not have been
 // tried in vain.
 func (g *Gateway) hold(ctx context.Context, r route, not map[string]bool, deadline time.Time) (addr string, err error) {
@@ -182,6 +187,9 @@ func (g *Gateway) hold(ctx context.Context, r route, not map[string]bool, deadli
 		case <-ctx.Done():
 			return "", context.Cause(ctx)
 		case <-timeout:
+			if where, ok := now.env.queued(); ok {
+				return "", errQueued{where}
+			}
 			return "", errTooLong
 		case <-changed:
 		case <-time.After(retryTime): // a pod that refused may take connections now

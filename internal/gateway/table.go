@@ -270,4 +270,18 @@ func (e *environment) runs() bool {
 	return ready != nil && ready.ObservedGeneration == e.Generation && (ready.Reason == engine.ReasonFailing || ready.Reason == engine.ReasonNotInTime)
 }
 
+// queued says whether an environment waits for its turn among those that may be awake, and where it stands in line. What it
+// waits for names others: that is not for visitors.
+func (e *environment) queued() (where string, ok bool) {
+	ready := meta.FindStatusCondition(e.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil || ready.Reason != engine.ReasonQueued || e.Status.Replicas > 0 {
+		return "", false
+	}
+	where = "As many environments are awake as may be."
+	if a := e.Status.Admission; a != nil && a.Position > 0 {
+		where = "As many environments are awake as may be, and this one is " + engine.Ordinal(int(a.Position)) + " in line."
+	}
+	return where, true
+}
+
 func (e *environment) key() client.ObjectKey { return client.ObjectKeyFromObject(e.Environment) }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"dayfly.dev/dayfly/api/v1alpha1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -74,17 +75,31 @@ func (g *Gateway) activity(ctx context.Context) {
 	}
 }
 
-// used are the environments whose use is to be told now: at least four times in the time after which they would sleep.
+// used are the environments whose use is to be told now: at least four times in the time after which they would sleep or end.
 func (t *table) used(now time.Time) []*environment {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var out []*environment
 	for _, e := range t.envs {
-		if e.Spec.SleepAfter != nil && e.use.due(now, min(max(e.Spec.SleepAfter.Duration/4, 2*time.Second), 30*time.Second)) {
+		if after := e.restless(); after > 0 && e.use.due(now, min(max(after/4, 2*time.Second), 30*time.Second)) {
 			out = append(out, e)
 		}
 	}
 	return out
+}
+
+// restless is after how long without use something becomes of an environment; 0: nothing does.
+func (e *environment) restless() time.Duration {
+	p := e.Status.Policy
+	switch {
+	case e.Spec.SleepAfter != nil:
+		return e.Spec.SleepAfter.Duration
+	case p != nil && p.SleepAfter != nil:
+		return p.SleepAfter.Duration
+	case e.Spec.TTLFrom == v1alpha1.TTLFromActivity || p != nil && p.SleepsByClock:
+		return time.Hour // or minutes: it is told twice a minute
+	}
+	return 0
 }
 
 func (u *use) due(now time.Time, every time.Duration) bool {
