@@ -43,8 +43,11 @@ func entryOf(env *v1alpha1.Environment, s *size) entry {
 	if a != nil && a.Since != nil {
 		e.since = a.Since.UTC()
 	}
-	if e.holds && a != nil {
+	switch {
+	case e.holds && a != nil && a.Requests != nil:
 		e.held = sizeOf(a.Requests)
+	case e.holds && s != nil: // nobody has measured it before: what it has, it has
+		e.held = *s
 	}
 	if s != nil && env.DeletionTimestamp.IsZero() && !rests(env) && needsPlace(env, *s) {
 		e.wants, e.size = true, *s

@@ -182,6 +182,9 @@ func TestWhatRunsHasAPlace(t *testing.T) {
 	if !holds(w.Env) {
 		t.Error("it runs and has no place")
 	}
+	if e := entryOf(w.Env, &size{cpu: 500}); !e.holds || e.held.cpu != 500 || e.waits() {
+		t.Errorf("it is to wait for what it has: %+v", e)
+	}
 	w.passes()
 	if !holds(w.Env) || w.Env.Status.Admission == nil {
 		t.Errorf("%+v", w.Env.Status.Admission)

@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -601,6 +602,19 @@ func TestAdmissionBindsTheControllerToEnvironments(t *testing.T) {
 		_, err = controller.CoreV1().ResourceQuotas(ns).Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, dry)
 		checkDenied(t, "controller: make a quota in "+ns, err)
 	}
+	for what, patch := range map[string]string{
+		"privileged": `{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"privileged"}}}`, "another's": `{"metadata":{"annotations":{"dayfly.dev/environment-uid":"x"}}}`,
+		"with a label": `{"metadata":{"labels":{"more":"x"}}}`, "without a label": `{"metadata":{"labels":{"dayfly.dev/home":null}}}`, "that never goes": `{"metadata":{"finalizers":["x.y/z"]}}`,
+	} {
+		_, err := controller.CoreV1().Namespaces().Patch(ctx, lives, types.MergePatchType, []byte(patch), metav1.PatchOptions{DryRun: dry.DryRun})
+		checkDenied(t, "controller: make the namespace of an environment one "+what, err)
+	}
+	_, err := controller.CoreV1().Namespaces().Patch(ctx, home, types.MergePatchType, []byte(`{"metadata":{"annotations":{"dayfly.dev/guards":"x"}}}`), metav1.PatchOptions{DryRun: dry.DryRun})
+	checkDenied(t, "controller: change another namespace", err)
+	wide := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: lives, Name: "dayfly-environment"}}
+	wide.Spec.Hard = corev1.ResourceList{"services.nodeports": resource.MustParse("1"), "services.loadbalancers": resource.MustParse("0")}
+	_, err = controller.CoreV1().ResourceQuotas(lives).Update(ctx, wide, metav1.UpdateOptions{DryRun: dry.DryRun})
+	checkDenied(t, "controller: allow an environment node ports", err)
 	for _, role := range []string{"cluster-admin", "edit"} {
 		binding := &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "more"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}}
 		_, err := controller.RbacV1().RoleBindings(lives).Create(ctx, binding, dry)
@@ -609,7 +623,7 @@ func TestAdmissionBindsTheControllerToEnvironments(t *testing.T) {
 		_, err = account.RbacV1().RoleBindings(lives).Create(ctx, binding, dry)
 		checkDenied(t, "account: give "+role, err)
 	}
-	_, err := controller.CoreV1().Secrets(lives).List(ctx, metav1.ListOptions{})
+	_, err = controller.CoreV1().Secrets(lives).List(ctx, metav1.ListOptions{})
 	checkDenied(t, "controller: list secrets of an environment", err)
 	for verb, who := range map[string]string{"users": "ada", "groups": "system:masters", "serviceaccounts": "default"} {
 		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{

@@ -738,7 +738,11 @@ func TestInvalidSessionsAreRejected(t *testing.T) {
 		}
 		body, err := json.Marshal(object)
 		must(t, err)
-		err = clients(t).RESTClient().Post().AbsPath("/apis/dayfly.dev/v1alpha1/namespaces/" + ns + "/" + strings.ToLower(object["kind"].(string)) + "s").Body(body).Do(t.Context()).Error()
+		at := "/apis/dayfly.dev/v1alpha1/namespaces/" + ns + "/" + strings.ToLower(object["kind"].(string)) + "s"
+		if object["kind"] == "EnvironmentPolicy" {
+			at = "/apis/dayfly.dev/v1alpha1/environmentpolicies"
+		}
+		err = clients(t).RESTClient().Post().AbsPath(at).Body(body).Do(t.Context()).Error()
 		if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want Invalid and %q", file, err, want)
 		}
