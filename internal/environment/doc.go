@@ -4,14 +4,21 @@
 // there), writes down what it saw and what it is about to do (the status), and does one step (do.go). It may be
 // interrupted anywhere: the next pass observes again.
 //
-//	made       finalizer → namespace → guards → components, each after those that it is declared to need → ready
+//	made       finalizer → its turn (queue.go) → namespace → guards → components, each after those that it is declared to need → ready
 //	changed    components whose objects differ → ready → objects that are no longer in it are deleted
 //	ended      components, those that others need last → what else holds on by a finalizer → namespace → finalizer
+//
+// # Whose turn
+//
+// Where an EnvironmentPolicy limits what is awake, an environment has a place from when its turn has come until it is asleep or gone.
+// Who is next is decided over all environments at once (admit in queue.go, pure); a pass over one only asks where it stands. Places
+// are in the status: whoever leads next knows them before it gives the first.
 //
 // # Whose rights
 //
 // The controller itself makes the namespace and its guards (guard.go): quota, limits, network policy, the rights of the
-// owner, and last of all the binding that gives the namespace's account its rights. Everything else is read and written
+// owner, and last of all the binding that gives the namespace's account its rights. What a policy changes of them follows it; a hash
+// on the namespace tells whether it has. Everything else is read and written
 // as that account, which can do nothing outside its namespace and nothing to the guards. Whatever a folder of manifests
 // holds, it gets no further than that.
 //

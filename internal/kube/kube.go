@@ -116,7 +116,7 @@ func Contexts(o Options) []string {
 func mapper(scheme *runtime.Scheme) meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(nil)
 	clusterScoped := map[string]bool{"Namespace": true, "Node": true, "SelfSubjectReview": true, "SelfSubjectAccessReview": true,
-		"SubjectAccessReview": true, "TokenReview": true, "ClusterRole": true, "ClusterRoleBinding": true}
+		"SubjectAccessReview": true, "TokenReview": true, "ClusterRole": true, "ClusterRoleBinding": true, "EnvironmentPolicy": true}
 	for gvk := range scheme.AllKnownTypes() {
 		scope := meta.RESTScopeNamespace
 		if clusterScoped[gvk.Kind] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 )
 
 // newPolicy makes a policy for a home that goes with the test.
@@ -148,4 +150,19 @@ func reaches(t *testing.T, from, to, not string) {
 			t.Errorf("%s reaches %s: %s", from, url, out)
 		}
 	}
+}
+
+// The example of a policy in the docs is one.
+func TestExampleOfAPolicyIsAccepted(t *testing.T) {
+	t.Parallel()
+	docs, err := os.ReadFile("../../docs/environments.md")
+	must(t, err)
+	_, text, _ := strings.Cut(string(docs), "```yaml\napiVersion: dayfly.dev/v1alpha1\nkind: EnvironmentPolicy\n")
+	text, _, ok := strings.Cut(text, "```")
+	if !ok {
+		t.Fatal("there is none")
+	}
+	p := &v1alpha1.EnvironmentPolicy{}
+	must(t, yaml.UnmarshalStrict([]byte(text), p))
+	must(t, cluster.Create(t.Context(), p, client.DryRunAll))
 }
