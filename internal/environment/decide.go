@@ -145,8 +145,7 @@ func (d *decision) live() Step {
 		return step
 	}
 	if !d.place() {
-		d.queued()
-		return nil
+		return d.queued()
 	}
 	ns := d.Namespace
 	switch {

@@ -124,8 +124,8 @@ func (d *decision) began() time.Time {
 	return at
 }
 
-// queued says that the environment waits for its turn.
-func (d *decision) queued() {
+// queued says that the environment waits for its turn. What runs of it meanwhile may fall asleep.
+func (d *decision) queued() Step {
 	says := d.Wait.Says
 	if holds(d.Env) {
 		says += "; until then it stays as it was"
@@ -133,9 +133,13 @@ func (d *decision) queued() {
 	d.recheck = lookAgain // the queue wakes us
 	if d.Wait.Never {
 		d.stalled(ReasonQueued, says)
-		return
+	} else {
+		d.working(ReasonQueued, says)
 	}
-	d.working(ReasonQueued, says)
+	if why := d.idle(); why != "" && holds(d.Env) {
+		return Sleep{why}
+	}
+	return nil
 }
 
 // sizeOfContent is what the rendered revision asks for; nil if it was not rendered.

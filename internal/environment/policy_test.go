@@ -151,7 +151,12 @@ func TestNothingIsMadeBeforeItsTurn(t *testing.T) {
 	if st := w.Env.Status; reason(w.Env) != ReasonQueued || st.Revisions.Ready != first.Ready || st.Replicas != 1 || !holds(w.Env) || sizeOf(st.Admission.Requests).cpu != 100 {
 		t.Errorf("growing: %s, %+v", reason(w.Env), st)
 	}
-	w.Wait = nil
+	w.Domain, w.Env.Spec.SleepAfter = "env.test", &metav1.Duration{Duration: time.Minute}
+	w.Now = w.Now.Add(2 * time.Minute)
+	if got := w.pass(); got != "Sleep" {
+		t.Errorf("growing, and nobody asks for it: %q", got)
+	}
+	w.Domain, w.Env.Spec.SleepAfter, w.Wait = "", nil, nil
 	w.passes()
 	if st := w.Env.Status; reason(w.Env) != ReasonReady || sizeOf(st.Admission.Requests).cpu != 900 {
 		t.Errorf("grown: %s, %+v", reason(w.Env), st.Admission)

@@ -53,14 +53,15 @@ func (d *decision) nodsOff() bool {
 // idle says why an environment that is ready, or long since should be, falls asleep by itself now; "" if it does not.
 func (d *decision) idle() string {
 	spec := &d.Env.Spec
-	if spec.Asleep() || d.rules().pinned(spec) || d.st.Revisions.Ready != d.st.Revisions.Requested && d.Now.Sub(d.began()) < readyWithin {
+	ready := d.st.Revisions.Ready == d.st.Revisions.Requested || d.Wait != nil // which runs as it was
+	if spec.Asleep() || d.rules().pinned(spec) || !ready && d.Now.Sub(d.began()) < readyWithin {
 		return ""
 	}
 	if d.byTheClock() {
 		return "by the schedule of policy " + d.Policy.Name
 	}
 	after := d.rules().sleepAfter(spec)
-	if after == 0 || d.Domain == "" || d.st.Revisions.Ready != d.st.Revisions.Requested {
+	if after == 0 || d.Domain == "" || !ready {
 		return ""
 	}
 	left := latest(d.began(), d.st.LastRequest).Add(after).Sub(d.Now)
