@@ -153,15 +153,15 @@ func (t *usage) full(e *entry, l v1alpha1.PolicyLimits) (what, why string) {
 			return "all", fmt.Sprintf("%d of %d environments are awake", t.all, *l.Awake)
 		}
 	}
-	after := t.size.plus(e.size, 1)
+	more, word := e.size.plus(e.held, -1), ""
 	if e.holds {
-		after = after.plus(e.held, -1)
+		word = " more"
 	}
 	switch {
-	case l.CPU != nil && e.size.cpu > e.held.cpu && after.cpu > l.CPU.MilliValue():
-		return "all", fmt.Sprintf("%s of %s CPU are asked for, and it asks for %s", cpuText(t.size.cpu), l.CPU, cpuText(e.size.cpu))
-	case l.Memory != nil && e.size.memory > e.held.memory && after.memory > l.Memory.Value():
-		return "all", fmt.Sprintf("%s of %s of memory are asked for, and it asks for %s", memoryText(t.size.memory), l.Memory, memoryText(e.size.memory))
+	case l.CPU != nil && more.cpu > 0 && t.size.cpu+more.cpu > l.CPU.MilliValue():
+		return "all", fmt.Sprintf("%s of %s CPU are asked for, and it asks for %s%s", cpuText(t.size.cpu), l.CPU, cpuText(more.cpu), word)
+	case l.Memory != nil && more.memory > 0 && t.size.memory+more.memory > l.Memory.Value():
+		return "all", fmt.Sprintf("%s of %s of memory are asked for, and it asks for %s%s", memoryText(t.size.memory), l.Memory, memoryText(more.memory), word)
 	}
 	return "", ""
 }

@@ -113,7 +113,7 @@ func TestGrowthWaitsAsWell(t *testing.T) {
 	grows.size.cpu = 3000
 	entries := []entry{grows, anEntry(t, "bob/2 + 2c")}
 	l := v1alpha1.PolicyLimits{CPU: cpus(4), Awake: new(int32(2))}
-	if admitted, turns := admit(entries, l, t0); len(admitted) != 0 || turns["1"].Position != 1 {
+	if admitted, turns := admit(entries, l, t0); len(admitted) != 0 || turns["1"].Says != "1st in line: 3 of 4 CPU are asked for, and it asks for 2 more" {
 		t.Errorf("with 3 of 4 CPUs taken: %v, %+v", admitted, turns)
 	}
 	if admitted, _ := admit(entries[:1], l, t0); !slices.Equal(admitted, []int{0}) {
