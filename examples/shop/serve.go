@@ -34,7 +34,7 @@ func serveOn(ctx context.Context, cfg config, log *slog.Logger, main, admin net.
 	s := newService(cfg, log)
 	defer s.client.CloseIdleConnections()
 	if cfg.DatabaseURL != "" {
-		d, err := openDatabase(cfg.DatabaseURL, cfg.CallTimeout)
+		d, err := openDatabase(cfg.DatabaseURL)
 		if err != nil {
 			main.Close() // orders has no admin port
 			return err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -43,16 +44,22 @@ func (m *memory) newest(_ context.Context, n int) ([]Order, int, error) {
 	return out, len(m.placed), nil
 }
 
+// connectTimeout is for a database that is busy; one that is asked already answers at once.
+const connectTimeout = 5 * time.Second
+
 // database keeps orders in PostgreSQL.
 type database struct{ pool *pgxpool.Pool }
 
 // openDatabase connects when it is first asked. The password is libpq's own setting, PGPASSWORD.
-func openDatabase(url string, patience time.Duration) (*database, error) {
+func openDatabase(url string) (*database, error) {
+	if url == "" {
+		return nil, errors.New("DATABASE_URL is not set")
+	}
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL is no address of a database, such as postgres://shop@orders-database/shop") // the error may hold a password
 	}
-	cfg.ConnConfig.ConnectTimeout = patience
+	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database: %w", err)
@@ -87,7 +94,7 @@ var migrations string
 
 // migrate brings a database to what this version of the shop expects of it. It may be done again.
 func migrate(ctx context.Context, url string) error {
-	d, err := openDatabase(url, 10*time.Second)
+	d, err := openDatabase(url)
 	if err != nil {
 		return err
 	}

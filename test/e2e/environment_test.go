@@ -652,7 +652,7 @@ func TestAdmissionBindsTheControllerToEnvironments(t *testing.T) {
 }
 
 // The controller is killed, as by kill -9, after every single one of its writes, over the whole life of an environment: it comes to
-// be ready, it changes, it ends, and the cluster is as it was. Not parallel: there is no other controller meanwhile.
+// be ready, it changes, it sleeps and wakes, it ends, and the cluster is as it was. Not parallel: there is no other controller meanwhile.
 func TestControllerKilledBetweenAnyTwoWritesOfAnEnvironment(t *testing.T) {
 	shakes(t)
 	home, l := newHome(t)
@@ -661,10 +661,17 @@ func TestControllerKilledBetweenAnyTwoWritesOfAnEnvironment(t *testing.T) {
 	deaths, start := 0, time.Now()
 	whileControllersDie(t, 1, &deaths, func() {
 		l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""), "--timeout", "3m")
+		l.dayfly("env", "update", "pr-1", "--replicas", "web=2", "--timeout", "3m")
+		l.dayfly("env", "sleep", "pr-1", "--timeout", "3m")
+		if pods := kubectl(t, "-n", "env-"+home+"-pr-1", "get", "pods", "-o", "name"); pods != "" {
+			t.Errorf("asleep, it runs %s", pods)
+		}
+		l.dayfly("env", "wake", "pr-1", "--timeout", "3m")
+		awaitEndpoints(t, "env-"+home+"-pr-1", "web", 2)
 		l.dayfly("env", "delete", "pr-1", "--timeout", "3m")
 	})
 	t.Logf("%d deaths in one life of an environment, %s", deaths, time.Since(start).Round(time.Second))
-	if deaths < 10 {
+	if deaths < 20 {
 		t.Errorf("only %d deaths: the fault is not injected", deaths)
 	}
 	after := clusterObjects(t, home, "env-"+home+"-pr-1")

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -101,6 +102,7 @@ func TestWhateverEndsAStageNothingIsLeft(t *testing.T) {
 		{"crashes", nil, "kill -SEGV $$", 0, 1, "the command ended with exit code 139", 0},
 		{"too-slow", []string{"--timeout", "2s"}, "sleep 100", 0, 1, "the command did not end within 2s", 0},
 		{"never-ready", []string{"--image", "web=docker.io/dayfly/testapp:nowhere", "--ready-timeout", "4s"}, "true", 0, 2, "was not ready within 4s", 0},
+		{"over-quota", []string{"--replicas", "web=60", "--ready-timeout", "10s"}, "true", 0, 2, "exceeded quota", 0},
 		{"not-in-time", []string{"--ttl", "1m"}, "sleep 300", 0, 2, "the environment is being deleted", 0},
 		{"interrupted", nil, "sleep 100", syscall.SIGINT, 130, "the cluster takes environment", 60 * time.Second},
 		{"terminated", nil, "trap '' TERM; sleep 100", syscall.SIGTERM, 143, "the cluster takes environment", 60 * time.Second},
@@ -152,6 +154,85 @@ func TestWhateverEndsAStageNothingIsLeft(t *testing.T) {
 			t.Logf("nothing was left %v after the runner had ended", time.Since(ended).Round(10*time.Millisecond))
 		})
 	}
+}
+
+// The runner is told to go, or is killed, at each point of a stage: it goes at once, and the cluster takes down what there is.
+func TestRunnerMayGoAtAnyPointOfAStage(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	web := webFolder(t, "")
+	environmentOf := func(stage string) *v1alpha1.Environment {
+		var list v1alpha1.EnvironmentList
+		must(t, cluster.List(context.Background(), &list, client.InNamespace(home), client.MatchingLabels{"dayfly.dev/stage": stage}))
+		if len(list.Items) == 0 {
+			return nil
+		}
+		return &list.Items[0]
+	}
+	points := []struct {
+		name    string
+		reached func(e *v1alpha1.Environment) bool
+	}{
+		{"begun", func(*v1alpha1.Environment) bool { return true }},
+		{"making", func(e *v1alpha1.Environment) bool { return len(e.Status.Inventory) > 0 }},
+		{"ready", func(e *v1alpha1.Environment) bool { return e.Status.Revisions.Ready != "" }},
+		{"ending", func(e *v1alpha1.Environment) bool { return !e.DeletionTimestamp.IsZero() }},
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
+		for _, point := range points {
+			stage := strings.ToLower(strings.ReplaceAll(signal.String(), " ", "-")) + "-" + point.name
+			t.Run(stage, func(t *testing.T) {
+				t.Parallel()
+				said, err := os.Create(filepath.Join(t.TempDir(), "said"))
+				must(t, err)
+				defer said.Close()
+				cmd := l.command("stage", "run", stage, "-f", web, "--artifacts", t.TempDir(), "--", "sleep", "1")
+				cmd.Stdout, cmd.Stderr = said, said
+				must(t, cmd.Start())
+				for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+					if e := environmentOf(stage); e != nil && point.reached(e) {
+						break
+					}
+					if time.Since(begun) > time.Minute {
+						t.Fatal("the point is not reached")
+					}
+				}
+				told := time.Now()
+				must(t, cmd.Process.Signal(signal))
+				_ = cmd.Wait()
+				if took := time.Since(told); took > promise(2*time.Second) {
+					says, _ := os.ReadFile(said.Name())
+					t.Errorf("the runner went %v after it was told:\n%s", took, says)
+				}
+				await(t, promise(120*time.Second), "nothing is left", func() error {
+					if e := environmentOf(stage); e != nil {
+						return fmt.Errorf("%s: %+v", e.Name, e.Status.Conditions)
+					}
+					return nil
+				})
+				t.Logf("nothing was left %v after the runner had gone", time.Since(told).Round(10*time.Millisecond))
+			})
+		}
+	}
+}
+
+// A finalizer that holds up the end is named, by the exit code too, and nothing is left once it is gone.
+func TestStageSaysWhatHoldsUpItsEnd(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	_, says, code := l.try("stage", "run", "held", "-f", webFolder(t, "example.com/held"), "--artifacts", t.TempDir(), "--teardown-timeout", "20s", "--", "true")
+	if code != 3 || !strings.Contains(says, "configmap/settings") || !strings.Contains(says, "example.com/held") {
+		t.Errorf("exit code %d, want 3\n%s", code, says)
+	}
+	for _, name := range environmentsOf(home) {
+		kubectl(t, "-n", "env-"+home+"-"+name, "patch", "configmap", "settings", "--type", "json", "-p", `[{"op": "remove", "path": "/metadata/finalizers"}]`)
+	}
+	await(t, promise(120*time.Second), "nothing is left", func() error {
+		if left := environmentsOf(home); len(left) > 0 {
+			return fmt.Errorf("left: %v", left)
+		}
+		return nil
+	})
 }
 
 // A matrix is a stage for each combination, each with its own environment and values; the worst result counts.
