@@ -89,6 +89,7 @@ func TestWhateverEndsAStageNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	home, l := newHome(t)
 	web := webFolder(t, "")
+	greedy := folder(t, map[string]string{"web.yaml": appManifest("web", "", "command: [/testapp, serve], resources: {requests: {cpu: 5}}")})
 	for _, c := range []struct {
 		name   string
 		args   []string
@@ -102,7 +103,7 @@ func TestWhateverEndsAStageNothingIsLeft(t *testing.T) {
 		{"crashes", nil, "kill -SEGV $$", 0, 1, "the command ended with exit code 139", 0},
 		{"too-slow", []string{"--timeout", "2s"}, "sleep 100", 0, 1, "the command did not end within 2s", 0},
 		{"never-ready", []string{"--image", "web=docker.io/dayfly/testapp:nowhere", "--ready-timeout", "4s"}, "true", 0, 2, "was not ready within 4s", 0},
-		{"over-quota", []string{"--replicas", "web=60", "--ready-timeout", "10s"}, "true", 0, 2, "exceeded quota", 0},
+		{"over-quota", []string{"-f", greedy, "--ready-timeout", "10s"}, "true", 0, 2, "exceeded quota", 0},
 		{"not-in-time", []string{"--ttl", "1m"}, "sleep 300", 0, 2, "the environment is being deleted", 0},
 		{"interrupted", nil, "sleep 100", syscall.SIGINT, 130, "the cluster takes environment", 60 * time.Second},
 		{"terminated", nil, "trap '' TERM; sleep 100", syscall.SIGTERM, 143, "the cluster takes environment", 60 * time.Second},
