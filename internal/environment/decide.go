@@ -58,7 +58,7 @@ const (
 	ReasonStarting       = "Starting"       // components are not ready yet
 	ReasonFailing        = "Failing"        // a component is not ready for a reason that seldom goes by itself
 	ReasonNoBlueprint    = "NoBlueprint"    // the Blueprint is not there
-	ReasonInvalid        = "Invalid"        // the Blueprint cannot be rendered, or holds what an environment may not
+	ReasonInvalid        = "Invalid"        // the Blueprint cannot be rendered, or holds what an environment may not; or its policy cannot be followed
 	ReasonNamespaceTaken = "NamespaceTaken" // there is a namespace of that name which is not this environment's
 	ReasonNotInTime      = "NotInTime"      // it was not ready within readyWithin
 	ReasonEnding         = "Ending"
@@ -158,11 +158,14 @@ func (d *decision) live() Step {
 	case !ns.DeletionTimestamp.IsZero():
 		d.working(ReasonMaking, "namespace "+ns.Name+" is being deleted: it is made again once it is gone")
 		return nil
+	case !d.Guarded && d.refusedGuards() != "":
+		d.stalled(ReasonInvalid, d.refusedGuards())
+		return nil
 	case !d.Guarded:
 		d.working(ReasonMaking, "the guards of namespace "+ns.Name)
 		return Guard{d.rules().guards()}
-	case d.Outdated:
-		return Guard{d.rules().guards()} // nothing waits for it, and nothing of the environment is new
+	case d.Outdated && d.refusedGuards() == "": // if they are refused, those that stand go on
+		return Guard{d.rules().guards()}
 	}
 	if d.nodsOff() {
 		d.working(ReasonStarting, "about to fall asleep")

@@ -49,7 +49,13 @@ func (e *Engine) do(ctx context.Context, env *v1alpha1.Environment, s Step) erro
 	case MakeNamespace:
 		return named("making the namespace of", env, existing(e.client.Create(ctx, namespaceFor(env, s.Guards, e.system))))
 	case Guard:
-		return named("guarding the namespace of", env, e.guard(ctx, env, s.Guards))
+		err := e.guard(ctx, env, s.Guards)
+		if apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) { // a policy may say what makes no sense to Kubernetes
+			e.refuse(env, guardsKey, refusal{guardsHash(s.Guards, e.system), err.Error(), e.now()})
+			e.log.Warn("guards", "environment", env.Namespace+"/"+env.Name, "error", err)
+			return nil
+		}
+		return named("guarding the namespace of", env, err)
 	case Apply:
 		return e.apply(ctx, env, s.Objects)
 	case Remove:

@@ -2,6 +2,7 @@ package environment
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -52,6 +53,17 @@ func owns(e *v1alpha1.Environment, ns *corev1.Namespace) bool {
 // guarded says whether what stands in a namespace are these guards.
 func guarded(ns *corev1.Namespace, g v1alpha1.PolicyGuards, system string) bool {
 	return ns.Annotations[v1alpha1.AnnotationGuards] == guardsHash(g, system)
+}
+
+// guardsKey is by which it is remembered that the API server did not take the guards.
+var guardsKey = key{kind: "guards"}
+
+// refusedGuards says why the API server does not take what the policy says of the guards; "" if it does, or is to be asked again.
+func (d *decision) refusedGuards() string {
+	if r, ok := d.Refused[guardsKey]; ok && d.Policy != nil && d.Now.Sub(r.when) < retryRefused {
+		return fmt.Sprintf("policy %s cannot be followed: %s", d.Policy.Name, clean(r.why))
+	}
+	return ""
 }
 
 // guards are what stands in an environment's namespace before anything else can be there, in the order in which they are

@@ -345,3 +345,30 @@ func TestGuardsAsThePolicySays(t *testing.T) {
 		t.Error("the policy changed what holds without it")
 	}
 }
+
+// A policy that Kubernetes does not take keeps new environments waiting, with the reason, and those that are there go on.
+func TestPolicyThatCannotBeFollowed(t *testing.T) {
+	p := aPolicy(t, "odd", `{guards: {quota: {nonsense: "1"}}}`)
+	w := newWorld(shop()...)
+	w.Policy = &p
+	for range 2 {
+		w.pass()
+	}
+	w.Refused[guardsKey] = refusal{why: "spec.hard[nonsense]: Invalid value", when: w.Now}
+	if got := w.passes(); len(got) > 0 || reason(w.Env) != ReasonInvalid || !strings.Contains(w.Env.Status.Conditions[0].Message, "policy odd cannot be followed: spec.hard[nonsense]") {
+		t.Errorf("%v, %+v", got, w.Env.Status.Conditions)
+	}
+	w.Now = w.Now.Add(retryRefused)
+	if got := w.pass(); got != "Guard" {
+		t.Errorf("later: %q", got)
+	}
+	w.passes()
+	w.Outdated, w.Refused[guardsKey] = true, refusal{why: "no", when: w.Now}
+	if got := w.pass(); got != "" || reason(w.Env) != ReasonReady {
+		t.Errorf("one that is there: %q, %s", got, reason(w.Env))
+	}
+	w.Now = w.Now.Add(retryRefused)
+	if got := w.pass(); got != "Guard" {
+		t.Errorf("tried again: %q", got)
+	}
+}
