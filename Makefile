@@ -14,7 +14,7 @@ demo: build
 
 # debs installs the Debian packages that the test cluster runs on and that tests ask, if any is missing.
 debs:
-	test/debs.sh runc containernetworking-plugins nftables iproute2 iptables procps nghttp2-server
+	test/debs.sh git runc containernetworking-plugins nftables iproute2 iptables procps nghttp2-server
 
 build: bin/testcluster bin/dayfly bin/dayfly-faults bin/testapp bin/grpcapp bin/shop
 
@@ -33,6 +33,13 @@ bin/testapp: $(wildcard test/e2e/testapp/*.go)
 
 bin/grpcapp: $(wildcard test/protocols/grpcapp/*.go) test/protocols/go.sum
 	cd test/protocols && go build -trimpath -ldflags "-s -w" -o ../../bin/grpcapp ./grpcapp
+
+bin/sourceserver: $(wildcard test/e2e/sourceserver/*.go) go.sum
+	$(GO_BUILD) -o $@ ./test/e2e/sourceserver
+
+# With Git from Debian: it is made once.
+bin/sourceserver.tar: bin/testcluster bin/sourceserver
+	$(TC) image -o $@ docker.io/dayfly/sourceserver:dev bin/sourceserver=/usr/bin/sourceserver --deb git --entrypoint sourceserver --user 65532
 
 bin/shop: $(shell find examples/shop -type f) examples/shop/go.sum
 	cd examples/shop && go build -trimpath -ldflags "-s -w" -o ../../bin/shop .
@@ -61,9 +68,9 @@ images: build image
 	$(TC) image -o bin/shop.tar docker.io/dayfly/shop:dev bin/shop=/shop --user 65532
 	for i in dayfly dayfly-faults testapp shop; do $(TC) load bin/$$i.tar || exit 1; done
 
-# applications are what some stories make environments of: the shop's database, and what others wrote.
-applications: cluster bin/shop-database.tar bin/podinfo.tar bin/alertmanager.tar
-	for i in shop-database podinfo alertmanager; do $(TC) load bin/$$i.tar || exit 1; done
+# applications are what some stories make environments of: the shop's database, what others wrote, and where it is fetched from.
+applications: cluster bin/shop-database.tar bin/podinfo.tar bin/alertmanager.tar bin/sourceserver.tar
+	for i in shop-database podinfo alertmanager sourceserver; do $(TC) load bin/$$i.tar || exit 1; done
 
 bin/podinfo.tar: test/sources/go.sum
 	cd test/sources && go build -trimpath -ldflags "-s -w" -o ../../bin/ github.com/stefanprodan/podinfo/cmd/podinfo github.com/stefanprodan/podinfo/cmd/podcli

@@ -95,7 +95,7 @@ func TestMechanismsKnowNothingOfKubernetes(t *testing.T) {
 
 // What reads objects from files asks no cluster, on nobody's behalf.
 func TestSourcesAskNoCluster(t *testing.T) {
-	for _, p := range []string{"source", "mention"} {
+	for _, p := range []string{"source", "fetch", "mention"} {
 		if n := layers(t)[p]; n != 2 {
 			t.Errorf("package %s is in layer %d of docs/architecture.md", p, n)
 		}

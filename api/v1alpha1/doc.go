@@ -45,6 +45,8 @@ const (
 	EnvironmentFinalizer = "dayfly.dev/environment"
 	// AnnotationRenewed on an Environment changes whenever its lease is renewed.
 	AnnotationRenewed = "dayfly.dev/renewed"
+	// AnnotationRefresh on an Environment has its source looked up again whenever it changes.
+	AnnotationRefresh = "dayfly.dev/refresh"
 	// EnvironmentManager names dayfly in the managed fields of an environment's objects.
 	EnvironmentManager = "dayfly-environment"
 	// EnvironmentAccount is the ServiceAccount in an environment's namespace as which its objects are applied.

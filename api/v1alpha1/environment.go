@@ -40,6 +40,8 @@ type EnvironmentList struct {
 }
 
 // EnvironmentSpec is what the owner asks for.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.blueprint) != has(self.source)",message="an environment is made from a blueprint or from a source: exactly one of them"
 type EnvironmentSpec struct {
 	// Owner is who made the environment, as the API server knows them; admission refuses any other value. The owner may look
 	// into the environment's namespace: see its objects and logs, run commands in its pods, forward ports to them.
@@ -49,9 +51,16 @@ type EnvironmentSpec struct {
 
 	// Blueprint names a Blueprint in the same namespace.
 	//
+	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	Blueprint string `json:"blueprint"`
+	Blueprint string `json:"blueprint,omitempty"`
+
+	// Source is where the controller fetches the folder from, which it keeps as a Blueprint. It does so when this changes or the
+	// annotation dayfly.dev/refresh does, and at no other time: what has moved since is not followed.
+	//
+	// +optional
+	Source *Source `json:"source,omitempty"`
 
 	// Parameters are values by name, as the Blueprint's dayfly.yaml declares them; what is left out has its default. A chart
 	// gets them as values.
@@ -164,6 +173,75 @@ func (s *EnvironmentSpec) Asleep() bool { return s.Replicas != nil && *s.Replica
 // Public says whether an environment's addresses take no share. Of what is asked for and what is granted, the stricter holds.
 func (e *Environment) Public() bool { return e.Spec.Public && e.Status.Public }
 
+// Source is a folder that is somewhere else.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.git) != has(self.oci)",message="a source is in Git or an OCI artifact: exactly one of them"
+type Source struct {
+	// +optional
+	Git *GitSource `json:"git,omitempty"`
+
+	// +optional
+	OCI *OCISource `json:"oci,omitempty"`
+}
+
+// GitSource is a folder in a Git repository.
+type GitSource struct {
+	// URL of the repository: https only, so that nobody is asked who cannot prove that the name is theirs.
+	//
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="self.matches('^https://[^/@?#[:space:]]+/[^?#[:space:]]+$')",message="the URL of a Git source is https://HOST/PATH, without a user, a password, a query or a fragment: credentials are in the Secret that secretName names"
+	URL string `json:"url"`
+
+	// Ref is a branch, a tag, or the whole hash of a commit; the remote's default branch, if there is none.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[^-[:space:][:cntrl:]~^:?*\[\\][^[:space:][:cntrl:]~^:?*\[\\]*$`
+	Ref string `json:"ref,omitempty"`
+
+	SourceFolder `json:",inline"`
+}
+
+// OCISource is a folder in an artifact of an OCI registry: a layer that is a gzipped tar, as flux push artifact, helm push and
+// oras push make it.
+type OCISource struct {
+	// Ref is REGISTRY/REPOSITORY:TAG, or …@sha256:DIGEST. The registry is asked by https only.
+	//
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+(:[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}|@sha256:[0-9a-f]{64})$')",message="the ref of an OCI source is REGISTRY/REPOSITORY with a tag or a digest, such as registry.example.com/team/shop:v1"
+	Ref string `json:"ref"`
+
+	SourceFolder `json:",inline"`
+}
+
+// SourceFolder is where in a source the folder is, and what opens the source.
+type SourceFolder struct {
+	// Path of the subfolder that is the root of the source; "" is all of it.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:XValidation:rule="self.split('/').all(p, p != '' && p != '.' && p != '..')",message="the path of a source is that of a folder in it: no '.', no '..', no '/' at its ends"
+	Path string `json:"path,omitempty"`
+
+	// SecretName is a Secret in the same namespace: username and password for Git, .dockerconfigjson for a registry, and ca.crt, if
+	// the server's certificate is of no well-known authority. Who names it must be able to read it, and so must dayfly's controller,
+	// by a Role in this namespace.
+	//
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	SecretName string `json:"secretName,omitempty"`
+}
+
+// Folder is where in the source the folder is.
+func (s *Source) Folder() SourceFolder {
+	if s.Git != nil {
+		return s.Git.SourceFolder
+	}
+	return s.OCI.SourceFolder
+}
+
 // Share lets everybody who has its token reach the environment's addresses, for a time. The token itself is nowhere in the cluster.
 type Share struct {
 	// +kubebuilder:validation:MinLength=1
@@ -224,6 +302,11 @@ type EnvironmentStatus struct {
 	//
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
+
+	// Source is what was found where the spec's source is, if it has one.
+	//
+	// +optional
+	Source *SourceStatus `json:"source,omitempty"`
 
 	// Revisions: which content is asked for, which is applied, and which is known to be what runs.
 	//
@@ -390,6 +473,38 @@ type Cost struct {
 	At       metav1.Time `json:"at"`
 }
 
+// SourceStatus is what was found where a source is.
+type SourceStatus struct {
+	// Refresh is what the annotation dayfly.dev/refresh said when the controller looked last.
+	//
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Refresh string `json:"refresh,omitempty"`
+
+	// For is a hash of what the rest was found for: a source, and a refresh.
+	//
+	// +optional
+	For string `json:"for,omitempty"`
+
+	// Commit that was fetched from Git; or Digest of the manifest of an OCI artifact.
+	//
+	// +optional
+	Commit string `json:"commit,omitempty"`
+
+	// +optional
+	Digest string `json:"digest,omitempty"`
+
+	// FetchedAt is when.
+	//
+	// +optional
+	FetchedAt *metav1.Time `json:"fetchedAt,omitempty"`
+
+	// Blueprint that the folder is kept in.
+	//
+	// +optional
+	Blueprint string `json:"blueprint,omitempty"`
+}
+
 // Address is where a component is reached from outside the cluster, and where that leads.
 type Address struct {
 	Component string `json:"component"`
@@ -436,6 +551,11 @@ type PastRevision struct {
 	Revision  string      `json:"revision"`
 	ReadyAt   metav1.Time `json:"readyAt"`
 	Blueprint string      `json:"blueprint"`
+
+	// Source that the Blueprint was made from, with the commit or the digest as its ref.
+	//
+	// +optional
+	Source *Source `json:"source,omitempty"`
 
 	// +optional
 	// +kubebuilder:pruning:PreserveUnknownFields

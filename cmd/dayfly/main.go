@@ -21,7 +21,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	app := &cli.App{Version: version, Out: os.Stdout, Err: os.Stderr, In: os.Stdin, Wrap: faultPoint()}
-	code := cli.Main(ctx, app, cli.NewCommand(app, newControllerCmd(), newRouterCmd(), newGatewayCmd(), newRenderCmd()), os.Args[1:])
+	code := cli.Main(ctx, app, cli.NewCommand(app, newControllerCmd(), newRouterCmd(), newGatewayCmd(), newRenderCmd(), newFetchCmd()), os.Args[1:])
 	stop()
 	os.Exit(code)
 }

@@ -13,6 +13,7 @@ import (
 	"dayfly.dev/dayfly/deploy"
 	"dayfly.dev/dayfly/internal/controller"
 	"dayfly.dev/dayfly/internal/environment"
+	"dayfly.dev/dayfly/internal/fetch"
 	"dayfly.dev/dayfly/internal/gateway"
 	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/otlp"
@@ -104,7 +105,7 @@ func newControllerCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "controller", Short: "Run the controller (in the cluster)", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			p, err := thisPod(environment.RendersAtOnce * source.ApartMemory)
+			p, err := thisPod(environment.RendersAtOnce*source.ApartMemory + environment.FetchesAtOnce*fetch.Memory)
 			if err != nil {
 				return err
 			}
@@ -127,7 +128,7 @@ func newControllerCmd() *cobra.Command {
 			defer flush()
 			return controller.Run(cmd.Context(), controller.Options{
 				Name: p.name, Namespace: p.namespace, Version: version, Config: p.config, Routers: routers, Bounds: bounds, Logger: p.log, Traces: traces,
-				Domain: os.Getenv("DAYFLY_DOMAIN"), Render: renderApart, Validity: faultValidity(), Now: faultClock(),
+				Domain: os.Getenv("DAYFLY_DOMAIN"), Render: renderApart, Fetch: fetchApart, Validity: faultValidity(), Now: faultClock(),
 			})
 		},
 	}

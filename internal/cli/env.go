@@ -45,6 +45,7 @@ type environmentView struct {
 	Message    string             `json:"message,omitempty"`
 	Stalled    bool               `json:"stalled"`
 	Blueprint  string             `json:"blueprint"`
+	Source     *sourceView        `json:"source,omitempty"`
 	Revisions  v1alpha1.Revisions `json:"revisions"`
 	Created    time.Time          `json:"created"`
 	ExpiresAt  *time.Time         `json:"expiresAt,omitempty"` // absent: it does not end by itself
@@ -95,10 +96,10 @@ type environmentList struct {
 
 func viewEnvironment(e *v1alpha1.Environment) environmentView {
 	v := environmentView{Namespace: e.Namespace, Name: e.Name, Owner: e.Spec.Owner.Username, LivesIn: environment.NamespaceOf(e), State: "New",
-		Blueprint: e.Spec.Blueprint, Revisions: e.Status.Revisions, Created: e.CreationTimestamp.UTC(), Pinned: e.Spec.Pinned,
-		Reason: e.Annotations[v1alpha1.AnnotationReason], Priority: e.Spec.Priority,
+		Blueprint: environment.BlueprintOf(e), Source: viewSource(e.Spec.Source, e.Status.Source), Revisions: e.Status.Revisions, Created: e.CreationTimestamp.UTC(),
+		Pinned: e.Spec.Pinned, Reason: e.Annotations[v1alpha1.AnnotationReason], Priority: e.Spec.Priority,
 		Components: []componentView{}}
-	current := e.Status.ObservedGeneration == e.Generation
+	current := environment.Current(e)
 	if c := meta.FindStatusCondition(e.Status.Conditions, v1alpha1.ConditionReady); c != nil && current {
 		v.State, v.Message = c.Reason, c.Message
 	} else if c != nil {
@@ -258,6 +259,9 @@ func (a *App) showEnvironment(output format, e *v1alpha1.Environment) error {
 	return a.print(output, environmentShown{viewVersion, "Environment", v}, func(w io.Writer) error {
 		fmt.Fprintf(w, "environment  %s in namespace %s, of %s\nlives in     namespace %s\nstate        %s\nends         %s\nrevision     %s\n", v.Name, v.Namespace, v.Owner, v.LivesIn,
 			strings.TrimSpace(v.State+" "+v.Message), v.lifeText(), revisionText(v.Revisions))
+		if v.Source != nil {
+			fmt.Fprintf(w, "source       %s\n", v.Source.text())
+		}
 		if slices.ContainsFunc(v.Components, func(c componentView) bool { return c.URL != "" }) {
 			fmt.Fprintf(w, "open to      %s\n", openTo(v))
 		}

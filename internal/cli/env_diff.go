@@ -15,6 +15,7 @@ import (
 	"dayfly.dev/dayfly/internal/environment"
 	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/source"
+	"dayfly.dev/dayfly/internal/usererr"
 	"github.com/pmezard/go-difflib/difflib"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -116,8 +117,11 @@ func (o *envDiffOptions) run(ctx context.Context) error {
 
 // storedFolder is what the cluster keeps of what an environment is made from.
 func storedFolder(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) (source.Folder, error) {
+	if environment.BlueprintOf(e) == "" {
+		return nil, usererr.New(usererr.NotFound, "see: dayfly env show "+e.Name, "the source of environment %s was not fetched yet", e.Name)
+	}
 	b := &v1alpha1.Blueprint{}
-	if err := c.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: e.Spec.Blueprint}, b); err != nil {
+	if err := c.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: environment.BlueprintOf(e)}, b); err != nil {
 		return nil, kube.Explain(err)
 	}
 	return source.Unpack(b.Spec.Folder)

@@ -21,6 +21,7 @@ type pastView struct {
 	Revision   string                   `json:"revision"`
 	ReadyAt    time.Time                `json:"readyAt"`
 	Blueprint  string                   `json:"blueprint"`
+	Source     *v1alpha1.Source         `json:"source,omitempty"`
 	Current    bool                     `json:"current"`
 	Parameters any                      `json:"parameters,omitempty"`
 	Components []v1alpha1.ComponentSpec `json:"components,omitempty"`
@@ -45,7 +46,7 @@ func awake(revision string) string { return strings.TrimSuffix(revision, v1alpha
 func (a *App) showHistory(output format, e *v1alpha1.Environment) error {
 	out := pastList{viewVersion, "EnvironmentHistory", []pastView{}}
 	for _, p := range e.Status.History {
-		v := pastView{Revision: p.Revision, ReadyAt: p.ReadyAt.UTC(), Blueprint: p.Blueprint, Current: p.Revision == awake(e.Status.Revisions.Requested),
+		v := pastView{Revision: p.Revision, ReadyAt: p.ReadyAt.UTC(), Blueprint: p.Blueprint, Source: p.Source, Current: p.Revision == awake(e.Status.Revisions.Requested),
 			Components: p.Components, Only: p.Only}
 		if p.Parameters != nil {
 			v.Parameters = p.Parameters
@@ -58,13 +59,13 @@ func (a *App) showHistory(output format, e *v1alpha1.Environment) error {
 			return nil
 		}
 		t := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
-		fmt.Fprintln(t, "REVISION\tREADY\tBLUEPRINT\tCHANGES")
+		fmt.Fprintln(t, "REVISION\tREADY\tBLUEPRINT\tSOURCE\tCHANGES")
 		for _, v := range out.Items {
 			mark := ""
 			if v.Current {
 				mark = " *"
 			}
-			fmt.Fprintf(t, "%s%s\t%s ago\t%s\t%s\n", v.Revision, mark, duration.HumanDuration(time.Since(v.ReadyAt)), v.Blueprint, changesText(v.Components))
+			fmt.Fprintf(t, "%s%s\t%s ago\t%s\t%s\t%s\n", v.Revision, mark, duration.HumanDuration(time.Since(v.ReadyAt)), v.Blueprint, pinnedText(v.Source), changesText(v.Components))
 		}
 		return t.Flush()
 	})
@@ -126,7 +127,10 @@ func (o *envRollbackOptions) run(ctx context.Context) error {
 		return err
 	}
 	before := e.DeepCopy()
-	e.Spec.Blueprint, e.Spec.Parameters, e.Spec.Components, e.Spec.Only = past.Blueprint, past.Parameters, past.Components, past.Only
+	e.Spec.Blueprint, e.Spec.Source, e.Spec.Parameters, e.Spec.Components, e.Spec.Only = past.Blueprint, past.Source, past.Parameters, past.Components, past.Only
+	if past.Source != nil {
+		e.Spec.Blueprint = "" // it is that of the source, which names its commit or digest now
+	}
 	if err := c.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: past.Blueprint}, &v1alpha1.Blueprint{}); err != nil {
 		return kube.Explain(err)
 	}

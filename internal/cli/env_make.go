@@ -28,6 +28,7 @@ import (
 
 // envSpecOptions are what an environment consists of.
 type envSpecOptions struct {
+	source   sourceOptions
 	dir      string
 	set      []string
 	images   []string
@@ -114,9 +115,6 @@ func override(s *v1alpha1.EnvironmentSpec, name string) *v1alpha1.ComponentSpec 
 	return &s.Components[i]
 }
 
-// mostPacked is what a Blueprint holds, in bytes of the packed folder.
-const mostPacked = 900 << 10
-
 // blueprint packs the folder for an environment that has everything else already, once this laptop has seen that it can be
 // rendered: what is wrong with it is told before the cluster is asked.
 func (o *envSpecOptions) blueprint(ctx context.Context, app *App, e *v1alpha1.Environment) (*v1alpha1.Blueprint, error) {
@@ -140,15 +138,8 @@ func (o *envSpecOptions) read() (source.Folder, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	packed, err := folder.Pack()
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(packed) > mostPacked {
-		return nil, nil, usererr.New(usererr.Refused, "name the folder that holds the manifests, or list in .dayflyignore what is not needed",
-			"the folder has %d KiB when packed, and a cluster stores no more than %d", len(packed)>>10, mostPacked>>10)
-	}
-	return folder, packed, nil
+	packed, err := folder.PackStored()
+	return folder, packed, err
 }
 
 // tryRender renders as the controller will.
@@ -234,12 +225,15 @@ type envCreateOptions struct {
 func newEnvCreateCmd(app *App) *cobra.Command {
 	o := &envCreateOptions{envWaitOptions: envWaitOptions{app: app}}
 	cmd := &cobra.Command{
-		Use: "create NAME -f DIR", Short: "Make an environment from a folder and wait until it is ready",
-		Long: `Make an environment from a folder, in a namespace of its own, and wait until every component of it is ready.
+		Use: "create NAME (-f DIR | --git URL | --oci REF)", Short: "Make an environment from a folder and wait until it is ready",
+		Long: `Make an environment from a folder, in a namespace of its own, and wait until every component of it is ready. The folder is of this
+laptop (-f), or fetched by the cluster from a Git repository (--git) or an OCI artifact (--oci).
 
 The folder is stored in the cluster: what becomes of it does not depend on this laptop. ^C ends the waiting, nothing else.`,
 		Example: `  dayfly env create pr-1 -f ./deploy -n team
-  dayfly env create pr-1 -f ./deploy --image catalog=:pr-1 --only storefront --ttl 2h`,
+  dayfly env create pr-1 -f ./deploy --image catalog=:pr-1 --only storefront --ttl 2h
+  dayfly env create pr-1 --git https://git.example.com/team/shop --ref main --path deploy -n team
+  dayfly env create pr-1 --oci registry.example.com/team/shop:v1 -n team`,
 		Args: takes(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]
@@ -247,6 +241,7 @@ The folder is stored in the cluster: what becomes of it does not depend on this 
 		},
 	}
 	o.envSpecOptions.flags(cmd)
+	o.source.flags(cmd)
 	o.envAccessOptions.flags(cmd)
 	o.envWaitOptions.flags(cmd, 10*time.Minute)
 	cmd.Flags().DurationVar(&o.ttl, "ttl", 0, "how long it lives, 1m-720h (default: as its policy says, or 8h)")
@@ -255,8 +250,8 @@ The folder is stored in the cluster: what becomes of it does not depend on this 
 
 func (o *envCreateOptions) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
-	if o.dir == "" {
-		return usererr.New(usererr.Usage, "name a folder: dayfly env create "+o.name+" -f DIR", "there is nothing to make it from")
+	if o.dir == "" && !o.source.given() {
+		return usererr.New(usererr.Usage, "name a folder: dayfly env create "+o.name+" -f DIR; or a source: --git URL, --oci REF", "there is nothing to make it from")
 	}
 	c, err := o.app.open()
 	if err != nil {
@@ -275,29 +270,39 @@ func (o *envCreateOptions) run(cmd *cobra.Command) error {
 	return o.await(ctx, c, e)
 }
 
-// make asks the cluster for an environment that has its name and its time: from the folder, as the caller's.
+// make asks the cluster for an environment that has its name and its time: from the folder or the source, as the caller's.
 func (o *envSpecOptions) make(ctx context.Context, app *App, c *kube.Cluster, e *v1alpha1.Environment) error {
 	if err := o.into(&e.Spec); err != nil {
 		return err
 	}
-	b, err := o.blueprint(ctx, app, e)
-	if err != nil {
+	if err := o.source.into(&e.Spec, o.dir); err != nil {
 		return err
+	}
+	var b *v1alpha1.Blueprint
+	var err error
+	if e.Spec.Source == nil {
+		if b, err = o.blueprint(ctx, app, e); err != nil {
+			return err
+		}
+		e.Spec.Blueprint = b.Name
 	}
 	defer app.after("waiting for the cluster (%s)", c.Config.Host)()
 	if e.Spec.Owner, err = c.Whoami(ctx); err != nil {
 		return err
 	}
-	e.Spec.Blueprint = b.Name
-	if err := c.Create(ctx, b.DeepCopy(), client.DryRunAll); err != nil && !apierrors.IsAlreadyExists(err) {
-		return kube.Explain(err) // before there is an environment that waits for it
+	if b != nil {
+		if err := c.Create(ctx, b.DeepCopy(), client.DryRunAll); err != nil && !apierrors.IsAlreadyExists(err) {
+			return kube.Explain(err) // before there is an environment that waits for it
+		}
 	}
 	err = c.Create(ctx, e)
-	if apierrors.IsAlreadyExists(err) {
-		return usererr.New(usererr.Conflict, "choose another name, or change it: dayfly env update "+e.Name+" -f "+o.dir, "there is an environment %s in namespace %s already", e.Name, c.Namespace)
-	}
-	if err != nil {
+	switch {
+	case apierrors.IsAlreadyExists(err):
+		return usererr.New(usererr.Conflict, "choose another name, or change it: dayfly env update "+e.Name, "there is an environment %s in namespace %s already", e.Name, c.Namespace)
+	case err != nil:
 		return kube.Explain(err)
+	case b == nil:
+		return nil
 	}
 	return keep(ctx, c, b, e)
 }
@@ -306,7 +311,8 @@ type envUpdateOptions struct {
 	envSpecOptions
 	envWaitOptions
 	envAccessOptions
-	name string
+	name    string
+	refresh bool
 }
 
 func newEnvUpdateCmd(app *App) *cobra.Command {
@@ -314,9 +320,10 @@ func newEnvUpdateCmd(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "update NAME", Short: "Change an environment in place and wait until it is ready",
 		Long: `Change an environment in place and wait until every component is ready and what it no longer has is gone. What you do not name stays
-as it is.`,
+as it is. Where a branch or a tag leads is looked up when the source is named, and with --refresh, never by itself.`,
 		Example: `  dayfly env update pr-1 --image catalog=:pr-1-b
-  dayfly env update pr-1 -f ./deploy`,
+  dayfly env update pr-1 -f ./deploy
+  dayfly env update pr-1 --refresh`,
 		Args: takes(cobra.ExactArgs(1)), ValidArgsFunction: app.completeEnvironment,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name = args[0]
@@ -324,8 +331,10 @@ as it is.`,
 		},
 	}
 	o.envSpecOptions.flags(cmd)
+	o.source.flags(cmd)
 	o.envAccessOptions.flags(cmd)
 	o.envWaitOptions.flags(cmd, 10*time.Minute)
+	cmd.Flags().BoolVar(&o.refresh, "refresh", false, "fetch its source again: where a branch or a tag leads now")
 	return cmd
 }
 
@@ -346,7 +355,11 @@ func (o *envUpdateOptions) run(cmd *cobra.Command) error {
 	if err := o.envSpecOptions.into(&e.Spec); err != nil {
 		return err
 	}
-	if o.dir != "" {
+	if err := o.source.into(&e.Spec, o.dir); err != nil {
+		return err
+	}
+	switch {
+	case o.dir != "":
 		b, err := o.blueprint(ctx, o.app, e)
 		if err != nil {
 			return err
@@ -354,12 +367,27 @@ func (o *envUpdateOptions) run(cmd *cobra.Command) error {
 		if err := keep(ctx, c, b, e); err != nil {
 			return err
 		}
-		e.Spec.Blueprint = b.Name
-	} else if err := o.tryStored(ctx, c, e); err != nil {
-		return err
+		e.Spec.Blueprint, e.Spec.Source = b.Name, nil
+	case o.refresh || o.source.given() || environment.BlueprintOf(e) == "": // what it will be made from, this laptop does not know
+	default:
+		if err := o.tryStored(ctx, c, e); err != nil {
+			return err
+		}
+	}
+	if o.refresh {
+		if e.Spec.Source == nil {
+			return usererr.New(usererr.Usage, "name the folder: dayfly env update "+o.name+" -f DIR", "environment %s has no source that could be fetched again", o.name)
+		}
+		setRefresh(e, time.Now().UTC().Format(time.RFC3339Nano))
 	}
 	if err := changeEnvironment(ctx, c, before, e); err != nil {
 		return err
+	}
+	if e.Spec.Source != nil { // which Blueprint it needs is known once it is ready
+		if err := o.await(ctx, c, e); err != nil {
+			return err
+		}
+		return forgetBlueprints(ctx, c, e)
 	}
 	if err := forgetBlueprints(ctx, c, e); err != nil {
 		return err
@@ -369,7 +397,8 @@ func (o *envUpdateOptions) run(cmd *cobra.Command) error {
 
 // changeEnvironment writes what was changed, unless somebody else was faster.
 func changeEnvironment(ctx context.Context, c *kube.Cluster, before, e *v1alpha1.Environment) error {
-	wanted := e.Spec
+	wanted, refresh := e.Spec, e.Annotations[v1alpha1.AnnotationRefresh]
+	refreshes := refresh != before.Annotations[v1alpha1.AnnotationRefresh]
 	for {
 		err := c.Patch(ctx, e, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 		if !apierrors.IsConflict(err) {
@@ -389,7 +418,18 @@ func changeEnvironment(ctx context.Context, c *kube.Cluster, before, e *v1alpha1
 		}
 		before, *e = now.DeepCopy(), *now // only what the cluster says of it is new
 		e.Spec = wanted
+		if refreshes {
+			setRefresh(e, refresh)
+		}
 	}
+}
+
+// setRefresh has an environment's source looked up again if it is another value than before.
+func setRefresh(e *v1alpha1.Environment, value string) {
+	if e.Annotations == nil {
+		e.Annotations = map[string]string{}
+	}
+	e.Annotations[v1alpha1.AnnotationRefresh] = value
 }
 
 // tryStored renders the folder that the cluster has with what is new.
@@ -408,9 +448,16 @@ func forgetBlueprints(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environm
 	if err := c.List(ctx, list, client.InNamespace(e.Namespace)); err != nil {
 		return kube.Explain(err)
 	}
+	if e.Spec.Source != nil { // looked at after the list: what was fetched meanwhile is not in that
+		now, err := getEnvironment(ctx, c, e.Name)
+		if err != nil || now.UID != e.UID || !slices.Contains([]string{environment.ReasonReady, environment.ReasonAsleep}, viewEnvironment(now).State) {
+			return err
+		}
+		e = now
+	}
 	for _, b := range list.Items {
 		past := slices.ContainsFunc(e.Status.History, func(p v1alpha1.PastRevision) bool { return p.Blueprint == b.Name })
-		if b.Name == e.Spec.Blueprint || past || !slices.ContainsFunc(b.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == e.UID }) {
+		if b.Name == environment.BlueprintOf(e) || past || !slices.ContainsFunc(b.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == e.UID }) {
 			continue
 		}
 		if err := c.Delete(ctx, &v1alpha1.Blueprint{ObjectMeta: metav1.ObjectMeta{Namespace: b.Namespace, Name: b.Name}}); client.IgnoreNotFound(err) != nil {

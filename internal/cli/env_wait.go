@@ -70,7 +70,7 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 		}
 		if err == nil {
 			v := viewEnvironment(now)
-			current := now.Status.ObservedGeneration >= e.Generation
+			current := now.Generation >= e.Generation && environment.Current(now)
 			if current {
 				o.progress(shown, v)
 			}
@@ -88,9 +88,9 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 				return usererr.New(usererr.Conflict, "see: dayfly env events "+e.Name+" -n "+e.Namespace, "environment %s %s", e.Name, changedMeanwhile(e))
 			case current && v.Stalled:
 				return o.failed(ctx, c, v)
-			case current && v.State == environment.ReasonFailing && failing.IsZero():
+			case current && fails(v) && failing.IsZero():
 				failing = time.Now()
-			case v.State != environment.ReasonFailing:
+			case !fails(v):
 				failing = time.Time{}
 			}
 			if !failing.IsZero() && time.Since(failing) > failingFor {
@@ -102,6 +102,11 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 		}
 		pause(ctx, lookEvery)
 	}
+}
+
+// fails says whether what is seen seldom goes by itself.
+func fails(v environmentView) bool {
+	return v.State == environment.ReasonFailing || v.State == environment.ReasonSourceUnavailable
 }
 
 // changedMeanwhile says what became of an environment that was to sleep, or to run.
@@ -121,7 +126,7 @@ func (o *envWaitOptions) progress(shown map[string]string, v environmentView) {
 		}
 		return
 	}
-	if len(v.Components) == 0 && v.Message != "" && shown[""] != v.State+v.Message {
+	if (len(v.Components) == 0 || v.State == environment.ReasonFetching) && v.Message != "" && shown[""] != v.State+v.Message {
 		shown[""] = v.State + v.Message
 		o.app.say("  %s: %s", v.State, v.Message)
 	}
@@ -144,7 +149,11 @@ func (o *envWaitOptions) failed(ctx context.Context, c *kube.Cluster, v environm
 			o.app.say("  %s", l)
 		}
 	}
-	return usererr.New(usererr.Failed, fmt.Sprintf("mend it and run: dayfly env update %s -n %s -f DIR; or end it: dayfly env delete %s -n %s", v.Name, v.Namespace, v.Name, v.Namespace),
+	from := "-f DIR"
+	if v.Source != nil {
+		from = "--refresh"
+	}
+	return usererr.New(usererr.Failed, fmt.Sprintf("mend it and run: dayfly env update %s -n %s %s; or end it: dayfly env delete %s -n %s", v.Name, v.Namespace, from, v.Name, v.Namespace),
 		"environment %s is not ready: %s: %s", v.Name, v.State, v.Message)
 }
 

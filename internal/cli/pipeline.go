@@ -29,13 +29,20 @@ type pipelineFile struct {
 type pipelineStep struct {
 	Name     string   `json:"name"`
 	Needs    []string `json:"needs,omitempty"` // stages that must have passed before
-	File     string   `json:"file"`            // folder of the environment, from where the pipeline's file is
-	Run      string   `json:"run"`             // for sh -c, where dayfly was started
+	File     string   `json:"file,omitempty"`  // folder of the environment, from where the pipeline's file is; or else
+	Git      string   `json:"git,omitempty"`   // where the cluster fetches it from
+	OCI      string   `json:"oci,omitempty"`
+	Run      string   `json:"run"` // for sh -c, where dayfly was started
 	Set      []string `json:"set,omitempty"`
 	Image    []string `json:"image,omitempty"`
 	Replicas []string `json:"replicas,omitempty"`
 	Only     []string `json:"only,omitempty"`
 	JUnit    string   `json:"junit,omitempty"`
+
+	Ref       string `json:"ref,omitempty"`
+	Path      string `json:"path,omitempty"`
+	GitSecret string `json:"git-secret,omitempty"`
+	OCISecret string `json:"oci-secret,omitempty"`
 
 	Timeout       metav1.Duration `json:"timeout,omitempty"`
 	ReadyTimeout  metav1.Duration `json:"ready-timeout,omitempty"`
@@ -113,8 +120,8 @@ func readPipeline(path string) (*pipelineFile, error) {
 			return nil, wrong("stage %d has no name", i+1)
 		case names[s.Name]:
 			return nil, wrong("there are two stages %s", s.Name)
-		case s.File == "" || s.Run == "":
-			return nil, wrong("stage %s must say what its environment is made of (file) and what runs beside it (run)", s.Name)
+		case s.File+s.Git+s.OCI == "" || s.Run == "":
+			return nil, wrong("stage %s must say what its environment is made of (file, git or oci) and what runs beside it (run)", s.Name)
 		}
 		names[s.Name] = true
 	}
@@ -137,6 +144,10 @@ func readPipeline(path string) (*pipelineFile, error) {
 	return p, nil
 }
 
+func (s pipelineStep) source() sourceOptions {
+	return sourceOptions{git: s.Git, ref: s.Ref, gitSecret: s.GitSecret, oci: s.OCI, ociSecret: s.OCISecret, path: s.Path}
+}
+
 // options are a stage's, as dayfly stage run would have them.
 func (o *pipelineOptions) options(s pipelineStep, writing *sync.Mutex) *stageOptions {
 	given := func(d metav1.Duration, otherwise time.Duration) time.Duration {
@@ -147,9 +158,12 @@ func (o *pipelineOptions) options(s pipelineStep, writing *sync.Mutex) *stageOpt
 	}
 	one := &stageOptions{
 		name: s.Name, command: []string{"sh", "-c", s.Run}, junit: s.JUnit, output: "table",
-		envSpecOptions: envSpecOptions{dir: filepath.Join(filepath.Dir(o.file), s.File), set: s.Set, images: s.Image, replicas: s.Replicas, only: s.Only},
+		envSpecOptions: envSpecOptions{source: s.source(), set: s.Set, images: s.Image, replicas: s.Replicas, only: s.Only},
 		ttl:            given(s.TTL, stageTTL), ready: given(s.ReadyTimeout, stageReady), timeout: given(s.Timeout, stageTimeout), teardown: stageTeardown,
 		keepFor: s.KeepOnFailure.Duration,
+	}
+	if s.File != "" {
+		one.dir = filepath.Join(filepath.Dir(o.file), s.File)
 	}
 	if o.artifacts != "" {
 		one.artifacts = filepath.Join(o.artifacts, s.Name)

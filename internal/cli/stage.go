@@ -108,6 +108,7 @@ Exit codes: 0 the command passed, 1 it failed, 2 the environment did, 3 it is no
 		},
 	}
 	o.envSpecOptions.flags(cmd)
+	o.source.flags(cmd)
 	f := cmd.Flags()
 	f.DurationVar(&o.ttl, "ttl", stageTTL, "how long the environment may live at most, 1m-720h")
 	f.DurationVar(&o.ready, "ready-timeout", stageReady, "how long the environment may take to be ready")
@@ -152,8 +153,8 @@ type running struct {
 }
 
 func (o *stageOptions) run(ctx context.Context) error {
-	if o.dir == "" {
-		return usererr.New(usererr.Usage, "name a folder: dayfly stage run "+o.name+" -f DIR -- "+o.command[0], "there is nothing to make an environment from")
+	if o.dir == "" && !o.source.given() {
+		return usererr.New(usererr.Usage, "name a folder: dayfly stage run "+o.name+" -f DIR -- "+o.command[0]+"; or a source: --git URL, --oci REF", "there is nothing to make an environment from")
 	}
 	if _, err := exec.LookPath(o.command[0]); err != nil {
 		return cannotStart(err)

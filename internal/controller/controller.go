@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"dayfly.dev/dayfly/api/v1alpha1"
 	"dayfly.dev/dayfly/internal/control"
 	"dayfly.dev/dayfly/internal/environment"
+	"dayfly.dev/dayfly/internal/fetch"
 	"dayfly.dev/dayfly/internal/identity"
 	"dayfly.dev/dayfly/internal/kube"
 	"dayfly.dev/dayfly/internal/session"
@@ -54,6 +56,8 @@ type Options struct {
 
 	// Render makes the objects of environments, apart from this process.
 	Render func(context.Context, source.Folder, source.Options) (*source.Rendered, error)
+	// Fetch brings the sources of environments, apart from this process, too.
+	Fetch func(context.Context, fetch.Request) (*fetch.Fetched, error)
 
 	Validity identity.Validity // of the certificates that it issues
 	Now      func() time.Time  // for leases; default time.Now
@@ -150,8 +154,10 @@ func runOnce(ctx context.Context, o Options, me *candidate, started *atomic.Bool
 	if err != nil {
 		return err
 	}
+	fetcher := environment.Fetcher{Reach: fetch.Reach, Fetch: o.Fetch, Account: o.Namespace + ":controller",
+		Refused: func(ctx context.Context) ([]netip.Addr, error) { return ownAddresses(ctx, live, o.Namespace) }}
 	wakes := &wakes{}
-	environments := environment.New(environment.Options{Client: writer, Reader: live, Accounts: accounts, System: o.Namespace, Domain: o.Domain, Render: o.Render, Get: askHealth,
+	environments := environment.New(environment.Options{Client: writer, Reader: live, Accounts: accounts, System: o.Namespace, Domain: o.Domain, Render: o.Render, Fetcher: fetcher, Get: askHealth,
 		Logger: o.Logger, Events: mgr.GetEventRecorder("dayfly-controller"), Now: o.Now,
 		Policies: policies(mgr.GetClient()), Labels: labelsOf(mgr.GetClient()), Wake: wakes.wake})
 	if err := watchEnvironments(mgr, environments, wakes); err != nil {
@@ -163,6 +169,7 @@ func runOnce(ctx context.Context, o Options, me *candidate, started *atomic.Bool
 		everywhere(func(ctx context.Context) error { return noticeAbsence(ctx, live, o, me) }),
 		near.cache,
 		leading(fleet.run),
+		leading(environments.Run),
 		leading(func(ctx context.Context) error { return keepWildcard(ctx, live, o.Namespace, o.Domain, o.Logger) }),
 	} {
 		if err := mgr.Add(r); err != nil {

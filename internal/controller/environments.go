@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -25,7 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
-// watchEnvironments has the engine reconcile an Environment whenever its spec or the endpoints in its namespace changed. The
+// watchEnvironments has the engine reconcile an Environment whenever its spec, what refreshes its source, or the endpoints in its namespace changed. The
 // metadata of slices is there already, for the sessions; nothing else of an environment is kept in memory or watched, but its place.
 func watchEnvironments(mgr manager.Manager, engine *environment.Engine, wakes *wakes) error {
 	slices := &metav1.PartialObjectMetadata{}
@@ -46,7 +47,7 @@ func watchEnvironments(mgr manager.Manager, engine *environment.Engine, wakes *w
 			SkipNameValidation:      new(true), // a controller that starts over has the name of the one before
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](50*time.Millisecond, 10*time.Second),
 		}).
-		For(&v1alpha1.Environment{}, builder.OnlyMetadata, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		For(&v1alpha1.Environment{}, builder.OnlyMetadata, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, refreshed))).
 		WatchesMetadata(slices, handler.EnqueueRequestsFromMapFunc(inside), builder.OnlyMetadata).
 		Watches(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(itself)).
 		Watches(&v1alpha1.EnvironmentPolicy{}, handler.EnqueueRequestsFromMapFunc(all)).
@@ -61,6 +62,11 @@ func watchEnvironments(mgr manager.Manager, engine *environment.Engine, wakes *w
 			return reconcile.Result{RequeueAfter: again}, err
 		}))
 }
+
+// refreshed is a change of what has the source of an environment looked up again.
+var refreshed = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return e.ObjectOld.GetAnnotations()[v1alpha1.AnnotationRefresh] != e.ObjectNew.GetAnnotations()[v1alpha1.AnnotationRefresh]
+}}
 
 // wakes has environments looked at whose turn it is, or whose place in line is another one.
 type wakes struct {

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
-	"dayfly.dev/dayfly/internal/usererr"
+	"dayfly.dev/dayfly/internal/fetch"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +32,7 @@ type (
 	Sleep           struct{ Why string }                           // have it fall asleep
 	Hold            struct{}                                       // put the finalizer on it
 	Release         struct{}                                       // take the finalizer off: nothing of it is left
+	Keep            struct{ Blueprint *v1alpha1.Blueprint }        // what was fetched
 	MakeNamespace   struct{ Guards v1alpha1.PolicyGuards }         // its namespace
 	Guard           struct{ Guards v1alpha1.PolicyGuards }         // what protects others from it
 	Apply           struct{ Objects []*unstructured.Unstructured } // as its account
@@ -43,6 +44,7 @@ func (Expire) step()          {}
 func (Sleep) step()           {}
 func (Hold) step()            {}
 func (Release) step()         {}
+func (Keep) step()            {}
 func (MakeNamespace) step()   {}
 func (Guard) step()           {}
 func (Apply) step()           {}
@@ -53,6 +55,7 @@ func (RemoveNamespace) step() {}
 const (
 	ReasonReady          = "Ready"
 	ReasonAsleep         = "Asleep"         // it runs nothing, as it is to be
+	ReasonFetching       = "Fetching"       // its source
 	ReasonQueued         = "Queued"         // it waits for its turn among those that its policy lets be awake
 	ReasonMaking         = "Making"         // its namespace and guards
 	ReasonStarting       = "Starting"       // components are not ready yet
@@ -63,6 +66,8 @@ const (
 	ReasonNotInTime      = "NotInTime"      // it was not ready within readyWithin
 	ReasonEnding         = "Ending"
 	ReasonBlocked        = "Blocked" // something holds up its end
+
+	ReasonSourceUnavailable = "SourceUnavailable" // its source cannot be reached or opened
 )
 
 // readyWithin is how long a revision may take until the environment is called stalled. It goes on trying.
@@ -75,12 +80,15 @@ const retryRefused = 10 * time.Second
 func Decide(o *Observed) Plan {
 	st := *o.Env.Status.DeepCopy()
 	st.ObservedGeneration, st.Namespace, st.Policy = o.Env.Generation, NamespaceOf(o.Env), o.rules().held()
-	if r := RevisionOf(&o.Env.Spec); st.Revisions.Requested != r {
-		now := new(metav1.NewTime(o.Now.Truncate(time.Second)))
+	now := new(metav1.NewTime(o.Now.Truncate(time.Second)))
+	if r := RevisionOf(&o.Env.Spec); st.Revisions.Requested != r && !held(o) {
 		if !sameContent(st.Revisions.Requested, r) {
 			st.ChangedAt = now
 		}
 		st.Revisions.Requested, st.RequestedAt = r, now
+	}
+	if st.RequestedAt == nil {
+		st.RequestedAt = now // of what is not known yet
 	}
 	d := &decision{Observed: o, st: st}
 	ends := d.ends()
@@ -92,6 +100,7 @@ func Decide(o *Observed) Plan {
 		d.working(ReasonEnding, ends.why)
 		step = Expire{}
 	default:
+		d.source()
 		step = d.live()
 		if !ends.at.IsZero() {
 			d.recheck = min(d.recheck, ends.at.Sub(o.Now))
@@ -140,6 +149,14 @@ func (d *decision) live() Step {
 	if !controllerutil.ContainsFinalizer(d.Env, v1alpha1.EnvironmentFinalizer) {
 		d.working(ReasonMaking, "")
 		return Hold{}
+	}
+	if d.Source != nil && d.Source.Keep != nil {
+		d.working(ReasonFetching, fetch.Name(d.Env.Spec.Source))
+		return Keep{d.Source.Keep}
+	}
+	defer d.fetching() // says more than what is made of what was found before
+	if held(d.Observed) {
+		return nil
 	}
 	if step, done := d.content(); done {
 		return step
@@ -199,12 +216,8 @@ func (d *decision) content() (Step, bool) {
 		}
 		return nil, true
 	}
-	says := clean(err.Error())
-	if fix := usererr.FixOf(err); fix != "" {
-		says += ": " + clean(fix)
-	}
 	d.recheck = time.Minute
-	d.stalled(ReasonInvalid, says)
+	d.stalled(ReasonInvalid, saysOf(err))
 	return nil, true
 }
 
@@ -394,7 +407,7 @@ func (d *decision) remember() {
 		return
 	}
 	past := slices.DeleteFunc(slices.Clone(d.st.History), func(p v1alpha1.PastRevision) bool { return p.Revision == now })
-	past = slices.Insert(past, 0, v1alpha1.PastRevision{Revision: now, ReadyAt: metav1.NewTime(d.Now.Truncate(time.Second)), Blueprint: s.Blueprint,
+	past = slices.Insert(past, 0, v1alpha1.PastRevision{Revision: now, ReadyAt: metav1.NewTime(d.Now.Truncate(time.Second)), Blueprint: s.Blueprint, Source: pinned(s.Source, d.st.Source),
 		Parameters: s.Parameters, Components: s.Components, Only: s.Only})
 	d.st.History = past[:min(len(past), MostPast)]
 }

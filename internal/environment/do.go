@@ -46,6 +46,8 @@ func (e *Engine) do(ctx context.Context, env *v1alpha1.Environment, s Step) erro
 			return nil
 		}
 		return named("marking", env, err)
+	case Keep:
+		return e.keep(ctx, env, s.Blueprint)
 	case MakeNamespace:
 		return named("making the namespace of", env, existing(e.client.Create(ctx, namespaceFor(env, s.Guards, e.system))))
 	case Guard:

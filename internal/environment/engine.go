@@ -27,6 +27,8 @@ type Options struct {
 	Domain   string // under which the gateway answers for components; "": there is none
 	// Render makes objects of a folder that nobody trusts: within bounds of time and memory.
 	Render func(context.Context, source.Folder, source.Options) (*source.Rendered, error)
+	// Fetcher brings the sources of environments.
+	Fetcher Fetcher
 	// Get asks an address in the cluster by HTTP and returns the status code of the answer.
 	Get    func(ctx context.Context, url string) (int, error)
 	Logger *slog.Logger
@@ -55,6 +57,7 @@ type Engine struct {
 	policies func() []v1alpha1.EnvironmentPolicy
 	labels   func(string) map[string]string
 
+	fetches *fetches
 	queue   *queue
 	known   known
 	renders chan struct{} // a place for each that may go on at once
@@ -76,7 +79,7 @@ func New(o Options) *Engine {
 		o.Now = time.Now
 	}
 	e := &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, domain: o.Domain, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
-		policies: o.Policies, labels: o.Labels, renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
+		fetches: newFetches(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
 	e.queue = newQueue(e.policy, o.Now, o.Wake)
 	return e
 }
@@ -104,6 +107,7 @@ func (e *Engine) line(ctx context.Context) (out []entry, err error) {
 		}
 		for i := range list.Items {
 			env := &list.Items[i]
+			env.Spec.Blueprint = BlueprintOf(env) // its revision is that of what was fetched
 			if s, ok := measured(env); ok {
 				out = append(out, entryOf(env, &s))
 			} else {
@@ -114,6 +118,12 @@ func (e *Engine) line(ctx context.Context) (out []entry, err error) {
 			return out, nil
 		}
 	}
+}
+
+// Run fetches sources until ctx ends. Without it environments that have one wait.
+func (e *Engine) Run(ctx context.Context) error {
+	e.fetches.run(ctx)
+	return nil
 }
 
 // stepsAtOnce bounds how long one pass may keep others waiting.
@@ -130,6 +140,7 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 		if err := e.reader.Get(ctx, at, env); err != nil {
 			if apierrors.IsNotFound(err) {
 				e.forget(at)
+				e.fetches.forget(at)
 			}
 			return 0, client.IgnoreNotFound(err)
 		}
@@ -190,7 +201,7 @@ func (e *Engine) tell(before, now *v1alpha1.Environment) {
 	}
 	kind := corev1.EventTypeNormal
 	switch is.Reason {
-	case ReasonFailing, ReasonInvalid, ReasonNamespaceTaken, ReasonNotInTime, ReasonBlocked, ReasonNoBlueprint:
+	case ReasonFailing, ReasonInvalid, ReasonNamespaceTaken, ReasonNotInTime, ReasonBlocked, ReasonNoBlueprint, ReasonSourceUnavailable:
 		kind = corev1.EventTypeWarning
 	}
 	says := is.Message

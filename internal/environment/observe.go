@@ -24,6 +24,7 @@ type Observed struct {
 	Now time.Time
 	Env *v1alpha1.Environment
 
+	Source *Sourcing                   // nil: it is made from a Blueprint that somebody else has made
 	Policy *v1alpha1.EnvironmentPolicy // that holds for the home; nil: none
 
 	Size *size // what the requested revision asks for; nil: nobody knows
@@ -81,6 +82,9 @@ func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Obser
 	if !env.DeletionTimestamp.IsZero() {
 		e.queue.put(entryOf(env, nil))
 		return o, e.observeEnd(ctx, o)
+	}
+	if o.Source, err = e.observeSource(ctx, env); err != nil || held(o) {
+		return o, err
 	}
 	if s, ok := measured(env); ok && inLine(env) { // nothing of it is made or rendered before its turn
 		o.Size, o.Wait = &s, e.queue.put(entryOf(env, &s))

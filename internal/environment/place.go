@@ -13,7 +13,7 @@ func holds(env *v1alpha1.Environment) bool {
 	if a := env.Status.Admission; a != nil {
 		return a.At != nil
 	}
-	return len(env.Status.Inventory) > 0 && !rests(env) // it was made before there were places
+	return len(env.Status.Inventory) > 0 && !resting(env) // it was made before there were places
 }
 
 // inLine says whether an environment waits for a place, and has none.
@@ -22,8 +22,8 @@ func inLine(env *v1alpha1.Environment) bool {
 	return a != nil && a.At == nil && a.Since != nil
 }
 
-// rests says whether an environment is asleep: nothing of it runs, and nothing is to be done.
-func rests(env *v1alpha1.Environment) bool {
+// resting says whether an environment is asleep: nothing of it runs, and nothing is to be done.
+func resting(env *v1alpha1.Environment) bool {
 	return env.Spec.Asleep() && env.Status.Revisions.Ready == RevisionOf(&env.Spec)
 }
 
@@ -49,7 +49,7 @@ func entryOf(env *v1alpha1.Environment, s *size) entry {
 	case e.holds && s != nil: // nobody has measured it before: what it has, it has
 		e.held = *s
 	}
-	if s != nil && env.DeletionTimestamp.IsZero() && !rests(env) && needsPlace(env, *s) {
+	if s != nil && env.DeletionTimestamp.IsZero() && !resting(env) && needsPlace(env, *s) {
 		e.wants, e.size = true, *s
 	}
 	return e
@@ -69,7 +69,7 @@ func (d *decision) place() bool {
 	a.Since, a.Position = nil, 0
 	had := holds(d.Env)
 	switch {
-	case rests(d.Env):
+	case resting(d.Env):
 		a.At = nil
 	case d.Wait != nil:
 		a.Position = int32(d.Wait.Position)

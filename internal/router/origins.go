@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
+	"dayfly.dev/dayfly/internal/dial"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
@@ -150,20 +151,10 @@ func readyAddresses(s *discoveryv1.EndpointSlice, port uint16) []netip.AddrPort 
 			continue
 		}
 		for _, a := range e.Addresses {
-			if addr, err := netip.ParseAddr(a); err == nil && isOrdinary(addr) {
+			if addr, err := netip.ParseAddr(a); err == nil && dial.Ordinary(addr) {
 				out = append(out, netip.AddrPortFrom(addr, port))
 			}
 		}
 	}
 	return out
-}
-
-// metadata is where a cloud tells its machines' secrets by IPv6; by IPv4 it is link-local.
-var metadata = netip.MustParseAddr("fd00:ec2::254")
-
-// isOrdinary says whether a pod can have the address. Whoever writes EndpointSlices could name others; the API server refuses
-// most of them, and a router does not rely on that.
-func isOrdinary(addr netip.Addr) bool {
-	addr = addr.Unmap()
-	return addr.IsGlobalUnicast() && addr != metadata // global in Go's sense: not loopback, link-local, multicast or unspecified
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func apart(t *testing.T) *exec.Cmd {
+func program(t *testing.T) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -31,7 +31,7 @@ func TestApartIsTheSame(t *testing.T) {
 	f := folder(t, "../../examples/shop")
 	o := here
 	o.Replicas = map[string]int32{"catalog": 3}
-	r, err := RenderApart(t.Context(), apart(t), f, o)
+	r, err := RenderApart(t.Context(), program(t), f, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestApartIsTheSame(t *testing.T) {
 		t.Error(diff)
 	}
 	o.Replicas = map[string]int32{"catalogue": 3}
-	_, err = RenderApart(t.Context(), apart(t), f, o)
+	_, err = RenderApart(t.Context(), program(t), f, o)
 	_, want := Render(t.Context(), f, o)
 	if err == nil || err.Error() != want.Error() || usererr.CodeOf(err) != usererr.CodeOf(want) {
 		t.Errorf("%v, not %v", err, want)
@@ -59,14 +59,14 @@ func TestApartNeedsItsProgram(t *testing.T) {
 func TestTemplatesEnd(t *testing.T) {
 	t.Parallel()
 	memory := chartOf(`{{range until 100}}{{$x := repeat 100000000 "0123456789"}}{{$y := repeat 2 $x}}{{end}}`)
-	if _, err := RenderApart(t.Context(), apart(t), memory, here); err == nil || !strings.Contains(err.Error(), "took more than 192 MiB or 60 s of CPU") || usererr.CodeOf(err) != usererr.Refused {
+	if _, err := RenderApart(t.Context(), program(t), memory, here); err == nil || !strings.Contains(err.Error(), "took more than 192 MiB or 60 s of CPU") || usererr.CodeOf(err) != usererr.Refused {
 		t.Errorf("%v", err)
 	}
 	loop := chartOf(`{{define "t"}}{{range until 10000}}{{range until 10000}}{{range until 10000}}{{end}}{{end}}{{end}}{{end}}{{template "t"}}`)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	start := time.Now()
-	_, err := RenderApart(ctx, apart(t), loop, here)
+	_, err := RenderApart(ctx, program(t), loop, here)
 	if !errors.Is(err, context.DeadlineExceeded) || usererr.CodeOf(err) != usererr.TimedOut {
 		t.Errorf("%v", err)
 	}

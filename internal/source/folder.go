@@ -23,8 +23,14 @@ import (
 const (
 	maxFiles  = 1000
 	maxFolder = 8 << 20 // bytes
-	maxFile   = 1 << 20 // bytes
+	maxFile   = MaxFile
 )
+
+// MaxFile is the size of a file up to which it can be a part of a source, in bytes.
+const MaxFile = 1 << 20
+
+// mostPacked is what a Blueprint holds, in bytes of the packed folder.
+const mostPacked = 900 << 10
 
 // IgnoreFile lists what of a folder is no part of the source: a pattern a line ([path.Match]), without a slash for any name,
 // with one for a path from the root; a folder goes with all that is in it. Lines that start with # are comments.
@@ -231,6 +237,24 @@ func (f Folder) has(dir string) bool {
 	return false
 }
 
+// Sub is a subfolder, slash-separated; "" is the folder itself.
+func (f Folder) Sub(dir string) (Folder, error) {
+	dir = path.Clean(dir)
+	if dir == "." {
+		return f, nil
+	}
+	out := Folder{}
+	for name, data := range f {
+		if rest, ok := strings.CutPrefix(name, dir+"/"); ok {
+			out[rest] = data
+		}
+	}
+	if len(out) == 0 {
+		return nil, usererr.New(usererr.NotFound, "", "there is no folder %s", dir)
+	}
+	return out, nil
+}
+
 // tar writes the files, sorted, without times, owners or modes: the same bytes for the same files.
 func (f Folder) tar(w io.Writer) error {
 	t := tar.NewWriter(w)
@@ -261,6 +285,16 @@ func (f Folder) Pack() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// PackStored returns the folder as [Folder.Pack] does, if it is small enough for a Blueprint.
+func (f Folder) PackStored() ([]byte, error) {
+	packed, err := f.Pack()
+	if err == nil && len(packed) > mostPacked {
+		return nil, usererr.New(usererr.Refused, "name the folder that holds the manifests, or list in "+IgnoreFile+" what is not needed",
+			"the folder has %d KiB when packed, and a cluster stores no more than %d", len(packed)>>10, mostPacked>>10)
+	}
+	return packed, err
+}
+
 // Digest identifies the files: sha256:… of the tar within [Folder.Pack], so that it is the same with every version of gzip.
 func (f Folder) Digest() string {
 	h := sha256.New()
@@ -273,7 +307,7 @@ func (f Folder) Digest() string {
 // Unpack reads what Pack wrote, or another tar.gz of regular files within the bounds of a folder.
 func Unpack(packed []byte) (Folder, error) {
 	refuse := func(format string, args ...any) error {
-		return usererr.New(usererr.Refused, "", "the source is not packed as dayfly packs it: "+format, args...)
+		return usererr.New(usererr.Refused, "", "the archive holds no folder as a source can be: "+format, args...)
 	}
 	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {

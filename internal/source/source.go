@@ -135,7 +135,7 @@ func Render(ctx context.Context, f Folder, o Options) (*Rendered, error) {
 	case got := <-done:
 		return got.r, got.err
 	case <-ctx.Done():
-		return nil, late(ctx.Err())
+		return nil, apartWork.Late(ctx.Err())
 	}
 }
 

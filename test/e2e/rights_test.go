@@ -210,6 +210,14 @@ func deedsIn(t *testing.T, ns string) map[string]func(subject) error {
 		"write the status of an alteration": func(s subject) error {
 			return s.api.Status().Patch(ctx, alteration.DeepCopy(), merge(`{"status":{"summary":"evil"}}`), client.DryRunAll)
 		},
+		"have a source opened with a Secret": func(s subject) error {
+			e := hersOr(s.UserName)
+			e.Spec.Blueprint, e.Spec.Source = "", &v1alpha1.Source{Git: &v1alpha1.GitSource{URL: "https://example.com/x", SourceFolder: v1alpha1.SourceFolder{SecretName: "git"}}}
+			return s.api.Create(ctx, e, client.DryRunAll)
+		},
+		"have the source of another opened with a Secret": func(s subject) error {
+			return s.api.Patch(ctx, made.DeepCopy(), merge(`{"spec":{"blueprint":null,"source":{"oci":{"ref":"example.com/x:v1","secretName":"registry"}}}}`), client.DryRunAll)
+		},
 		"delete an alteration": func(s subject) error { return s.api.Delete(ctx, alteration.DeepCopy(), client.DryRunAll) },
 		"delete all alterations": func(s subject) error {
 			return s.api.DeleteAllOf(ctx, &v1alpha1.Alteration{}, client.InNamespace(ns), client.DryRunAll)

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package source
+package apart
 
 // limit does nothing where there are no such limits: the caller's deadline is what remains.
-func limit() error { return nil }
+func (Work) limit() error { return nil }

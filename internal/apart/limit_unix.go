@@ -1,12 +1,12 @@
 //go:build unix
 
-package source
+package apart
 
 import "golang.org/x/sys/unix"
 
 // limit bounds this process's memory and CPU.
-func limit() error {
-	for what, most := range map[int]uint64{unix.RLIMIT_DATA: ApartMemory, unix.RLIMIT_CPU: apartCPU} {
+func (w Work) limit() error {
+	for what, most := range map[int]uint64{unix.RLIMIT_DATA: uint64(w.Memory), unix.RLIMIT_CPU: uint64(w.CPU)} {
 		var now unix.Rlimit
 		if err := unix.Getrlimit(what, &now); err != nil {
 			return err
