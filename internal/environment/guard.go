@@ -58,9 +58,10 @@ func guarded(ns *corev1.Namespace, g v1alpha1.PolicyGuards, system string) bool 
 // guardsKey is by which it is remembered that the API server did not take the guards.
 var guardsKey = key{kind: "guards"}
 
-// refusedGuards says why the API server does not take what the policy says of the guards; "" if it does, or is to be asked again.
+// refusedGuards says why the API server does not take what the policy says of the guards; "" if it does, or is to be asked again, as
+// the policy has changed.
 func (d *decision) refusedGuards() string {
-	if r, ok := d.Refused[guardsKey]; ok && d.Policy != nil && d.Now.Sub(r.when) < retryRefused {
+	if r, ok := d.Refused[guardsKey]; ok && d.Policy != nil && r.hash == d.Guards && d.Now.Sub(r.when) < retryRefused {
 		return fmt.Sprintf("policy %s cannot be followed: %s", d.Policy.Name, clean(r.why))
 	}
 	return ""

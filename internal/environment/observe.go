@@ -37,6 +37,7 @@ type Observed struct {
 	Namespace *corev1.Namespace // nil: there is none
 	Guarded   bool              // every guard stands
 	Outdated  bool              // they are not what the policy says now
+	Guards    string            // a hash of what it says
 
 	Content    []source.Component // what the requested revision consists of, ready to be applied; nil: not asked for, or Trouble
 	ContentErr error              // why there is no content
@@ -62,7 +63,7 @@ type refusal struct {
 // observe reads what there is, live.
 func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Observed, error) {
 	o := &Observed{Now: e.now(), Env: env, Policy: e.policy(env.Namespace).EnvironmentPolicy, Domain: e.domain, Refused: e.refusals(env), Health: map[string]string{}}
-	o.Away = e.looked(env, o.Now)
+	o.Away, o.Guards = e.looked(env, o.Now), guardsHash(o.rules().guards(), e.system)
 	ns := &corev1.Namespace{}
 	err := e.reader.Get(ctx, client.ObjectKey{Name: NamespaceOf(env)}, ns)
 	switch {
@@ -77,7 +78,7 @@ func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Obser
 			return nil, fmt.Errorf("reading the guards of namespace %s: %w", ns.Name, err)
 		}
 		o.Guarded = err == nil
-		o.Outdated = o.Guarded && !guarded(ns, o.rules().guards(), e.system)
+		o.Outdated = o.Guarded && ns.Annotations[v1alpha1.AnnotationGuards] != o.Guards
 	}
 	if !env.DeletionTimestamp.IsZero() {
 		e.queue.put(entryOf(env, nil))

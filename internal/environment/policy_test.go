@@ -371,4 +371,8 @@ func TestPolicyThatCannotBeFollowed(t *testing.T) {
 	if got := w.pass(); got != "Guard" {
 		t.Errorf("tried again: %q", got)
 	}
+	w.Refused[guardsKey], w.Guards = refusal{why: "no", when: w.Now}, "another"
+	if got := w.pass(); got != "Guard" {
+		t.Errorf("the policy has changed: %q", got)
+	}
 }
