@@ -58,7 +58,7 @@ const (
 	LabelComponent   = "dayfly.dev/component"
 	// AnnotationUID on an environment's namespace is the UID of the Environment that it belongs to.
 	AnnotationUID = "dayfly.dev/environment-uid"
-	// AnnotationGuards on an environment's namespace is a hash of the guards that stand in it.
+	// AnnotationGuards on an environment's namespace, and on each guard in it, is a hash of what the guards are to be.
 	AnnotationGuards = "dayfly.dev/guards"
 	// AnnotationReason on an Environment is why it was pinned or extended last.
 	AnnotationReason = "dayfly.dev/reason"

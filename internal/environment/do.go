@@ -98,13 +98,26 @@ func (e *Engine) guard(ctx context.Context, env *v1alpha1.Environment, g v1alpha
 	return client.IgnoreNotFound(e.client.Patch(ctx, ns, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
 }
 
-// guardAnew writes what a policy may change of a guard. Whose account and whose rights never change.
+// guardAnew writes what a policy may change of a guard, unless it is that already. Whose account and whose rights never change.
 func (e *Engine) guardAnew(ctx context.Context, o client.Object) error {
+	var live client.Object
 	switch o.(type) {
-	case *networkingv1.NetworkPolicy, *corev1.ResourceQuota, *corev1.LimitRange:
-		return e.client.Update(ctx, o)
+	case *networkingv1.NetworkPolicy:
+		live = &networkingv1.NetworkPolicy{}
+	case *corev1.ResourceQuota:
+		live = &corev1.ResourceQuota{}
+	case *corev1.LimitRange:
+		live = &corev1.LimitRange{}
+	default:
+		return nil
 	}
-	return nil
+	if err := e.reader.Get(ctx, client.ObjectKeyFromObject(o), live); err != nil {
+		return err
+	}
+	if live.GetAnnotations()[v1alpha1.AnnotationGuards] == o.GetAnnotations()[v1alpha1.AnnotationGuards] {
+		return nil
+	}
+	return e.client.Update(ctx, o)
 }
 
 func named(what string, env *v1alpha1.Environment, err error) error {

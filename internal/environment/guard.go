@@ -71,7 +71,8 @@ func (d *decision) refusedGuards() string {
 // made: the last is what lets its account do anything at all.
 func guards(e *v1alpha1.Environment, g v1alpha1.PolicyGuards, system string) []client.Object {
 	meta := func() metav1.ObjectMeta {
-		return metav1.ObjectMeta{Namespace: NamespaceOf(e), Name: guardName, Labels: map[string]string{v1alpha1.LabelManaged: "dayfly"}}
+		return metav1.ObjectMeta{Namespace: NamespaceOf(e), Name: guardName, Labels: map[string]string{v1alpha1.LabelManaged: "dayfly"},
+			Annotations: map[string]string{v1alpha1.AnnotationGuards: guardsHash(g, system)}}
 	}
 	owner := &rbacv1.RoleBinding{ObjectMeta: meta(),
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: RoleOwner},
