@@ -160,7 +160,9 @@ func TestEnvironmentAnswersAtItsAddress(t *testing.T) {
 		"by link":   func() (int, string) { return v.get(strings.Replace(links["web"], "/?", "/a?b=c&", 1)) },
 	} {
 		code, body := ask()
-		must(t, json.Unmarshal([]byte(body), &seen))
+		if err := json.Unmarshal([]byte(body), &seen); err != nil {
+			t.Fatalf("%s: %d, %v:\n%s", what, code, err, body)
+		}
 		if code != http.StatusOK || seen.Path != "/a?b=c" && seen.Path != "/a" || strings.Contains(body, token) || seen.Header.Get("X-Forwarded-Proto") != "https" {
 			t.Errorf("%s: %d\n%s", what, code, body)
 		}
