@@ -28,6 +28,7 @@ type candidate struct {
 	term    int64     // in which it led last
 	version int64     // of the last table in that term
 	away    time.Time // when the API server last did not answer
+	rounds  int       // of settling since then, one after the other, in which every node was found to follow
 }
 
 func newCandidate(pod string) *candidate {
@@ -67,17 +68,29 @@ func (c *candidate) made(version int64) {
 func (c *candidate) missed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.away = time.Now()
+	c.away, c.rounds = time.Now(), 0
 }
 
-// relistTime is how long after the API server was away a node may still be about to read everything anew.
-const relistTime = time.Minute
+// relistTime is how long after the API server was away a node counts as about to read everything anew, if it is not known
+// to have done so. Nodes try again less and less often, up to a minute apart.
+const relistTime = 5 * time.Minute
 
-// relisting says whether the API server was away lately.
+// relisting says whether the API server was away, and a node may not have read everything anew since. One that does takes
+// what it reads in any order, with a round of its own somewhere in between; so that it is through is known only when it has
+// followed something that was written after it followed something else.
 func (c *candidate) relisting() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.away.IsZero() && time.Since(c.away) < relistTime
+	return !c.away.IsZero() && c.rounds < 2 && time.Since(c.away) < relistTime
+}
+
+// followed records a round of settling that began then and in which every node was found to follow.
+func (c *candidate) followed(began time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if began.After(c.away) {
+		c.rounds++
+	}
 }
 
 const (

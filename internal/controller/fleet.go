@@ -474,6 +474,7 @@ func (f *fleet) settleRound(ctx context.Context, r *round) {
 		}
 		return
 	}
+	began := time.Now()
 	f.marker = (f.marker + 1) % control.MarkerPorts
 	if r.err = f.writeMarker(ctx, f.marker, members); r.err != nil {
 		return
@@ -484,7 +485,9 @@ func (f *fleet) settleRound(ctx context.Context, r *round) {
 		wg.Go(func() { errs[i] = m.settle(ctx, f.marker) })
 	}
 	wg.Wait()
-	r.err = errors.Join(errs...)
+	if r.err = errors.Join(errs...); r.err == nil {
+		f.me.followed(began)
+	}
 }
 
 // settle returns once the router's node follows, or the router counts no more.

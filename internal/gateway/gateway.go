@@ -41,6 +41,8 @@ const (
 	mostStreams     = 100 // of one HTTP/2 connection
 	mostHeaderBytes = 32 << 10
 	mostHeld        = 2000            // requests for one environment that wait at once
+	mostUnheard     = 200             // requests that wait for what opens to their tokens to become known
+	hearTime        = 2 * time.Second // for which they do
 	refuseTime      = 3 * time.Second // to take an answer of the gateway's own
 	holdTime        = 3 * time.Minute
 	drainTime       = 25 * time.Second
@@ -61,6 +63,7 @@ type Gateway struct {
 	cert    certificate
 	waker   waker
 	metrics *metrics
+	unheard chan struct{} // the requests that wait for what opens to their tokens
 }
 
 // New returns a gateway that has not begun.
@@ -76,7 +79,7 @@ func New(o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
 	}
-	g := &Gateway{opts: o, api: api, table: newTable()}
+	g := &Gateway{opts: o, api: api, table: newTable(), unheard: make(chan struct{}, mostUnheard)}
 	g.metrics = newMetrics(g.table)
 	g.waker = waker{api: api, log: o.Logger, busy: map[client.ObjectKey]bool{}}
 	return g, nil

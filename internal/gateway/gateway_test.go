@@ -23,6 +23,51 @@ import (
 
 const host = "web--pr-1--team.env.test"
 
+// A link opens from the moment that it was made, also where the gateway hears of it later: it is waited for, by so many at once
+// and for so long.
+func TestALinkIsWaitedFor(t *testing.T) {
+	token := share.NewToken()
+	g, e, slice := open(t, nil)
+	pod := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") }))
+	defer pod.Close()
+	slice = lead(t, slice, pod.Listener.Addr().String())
+	shows := func(r *http.Request) { r.Header.Set(share.Header, token) }
+	hears := func(made *v1alpha1.Environment) {
+		made.Spec.Shares = []v1alpha1.Share{{Name: "a", Hash: share.Hash(token), Until: metav1.NewTime(time.Now().Add(time.Hour))}}
+		for range 1000 { // until somebody waits, or nobody does
+			if len(g.unheard) > 0 {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		g.table.putSlice(slice) // wakes it, and is no news to it
+		g.table.putEnvironment(made)
+	}
+
+	g.unheard = make(chan struct{}, 1)
+	go hears(e.DeepCopy())
+	if resp := ask(t, g, shows); resp.StatusCode != http.StatusOK {
+		t.Errorf("of a share that is heard of later: %s", resp.Status)
+	}
+	g.table.dropEnvironment(e)
+	go hears(e.DeepCopy())
+	if resp := ask(t, g, shows); resp.StatusCode != http.StatusOK {
+		t.Errorf("of an environment that is heard of later: %s", resp.Status)
+	}
+	began := time.Now()
+	if resp := ask(t, g, func(r *http.Request) { r.Header.Set(share.Header, "wrong") }); resp.StatusCode != http.StatusUnauthorized || time.Since(began) < hearTime {
+		t.Errorf("a wrong token: %s after %s", resp.Status, time.Since(began))
+	}
+	if len(g.unheard) > 0 {
+		t.Error("a place is not given back")
+	}
+	g.unheard <- struct{}{} // all places are taken
+	began = time.Now()
+	if resp := ask(t, g, func(r *http.Request) { r.Header.Set(share.Header, "wrong") }); resp.StatusCode != http.StatusUnauthorized || time.Since(began) >= hearTime {
+		t.Errorf("one more wrong token: %s after %s", resp.Status, time.Since(began))
+	}
+}
+
 // open is a gateway that knows one environment, whose only pod is a server of this test. It wakes nothing.
 func open(t *testing.T, change func(*v1alpha1.Environment)) (*Gateway, *v1alpha1.Environment, *discoveryv1.EndpointSlice) {
 	t.Helper()

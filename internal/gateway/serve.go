@@ -34,7 +34,7 @@ func (g *Gateway) handler() http.Handler {
 		ErrorHandler:   func(w http.ResponseWriter, r *http.Request, err error) { g.fail(w, r, err) },
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		to, ok := g.table.find(r.Host)
+		to, ok := g.find(r)
 		if !ok {
 			refuse(w, r)
 			return
@@ -79,6 +79,41 @@ func ownCookies(r *http.Response) error {
 		r.Header.Add("Set-Cookie", c.String())
 	}
 	return nil
+}
+
+// find is the route of a request's host. A link that was made this instant works already, though this gateway may hear of it,
+// or of its environment, a little later: a token that opens nothing is given the time. It is given it wherever it is shown, so
+// that a refusal takes as long where there is nothing.
+func (g *Gateway) find(r *http.Request) (route, bool) {
+	link, others := tokens(r)
+	shown := slices.DeleteFunc(append(others, link), func(token string) bool { return token == "" || len(token) > share.Longest })
+	var timeout <-chan time.Time
+	for {
+		changed := g.table.next()
+		to, ok := g.table.find(r.Host)
+		opens := func(token string) bool { return shareOf(to.env.Environment, token, time.Now()) != nil }
+		if len(shown) == 0 || ok && (to.env.Public() || slices.ContainsFunc(shown, opens)) {
+			return to, ok
+		}
+		if timeout == nil {
+			select {
+			case g.unheard <- struct{}{}:
+			default:
+				return to, ok
+			}
+			defer func() { <-g.unheard }()
+			timer := time.NewTimer(hearTime)
+			defer timer.Stop()
+			timeout = timer.C
+		}
+		select {
+		case <-r.Context().Done():
+			return to, ok
+		case <-timeout:
+			return to, ok
+		case <-changed:
+		}
+	}
 }
 
 // visit is why a request may come in.

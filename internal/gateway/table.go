@@ -201,6 +201,13 @@ func (t *table) dropSlice(s *discoveryv1.EndpointSlice) {
 	t.news()
 }
 
+// next is closed when anything of the table changes.
+func (t *table) next() <-chan struct{} {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.changed
+}
+
 // find is the route of a host.
 func (t *table) find(host string) (route, bool) {
 	if h, _, err := net.SplitHostPort(host); err == nil {

@@ -59,7 +59,7 @@ func (e *Engine) dispatch(ctx context.Context, namespace string, s Step) error {
 		return e.admitRouters(ctx, s)
 	case DeleteSlices:
 		if s.Settled && len(s.Slices) > 0 {
-			if err := e.follow(ctx, fmt.Sprint("withdraw ", s.Slices[0].UID), drainPatience); err != nil {
+			if err := e.follow(ctx, fmt.Sprint("withdraw ", s.Slices[0].UID), 1, relistPatience); err != nil {
 				return err
 			}
 		}
@@ -289,7 +289,7 @@ func isTestFailed(err error) bool {
 func (e *Engine) flip(ctx context.Context, s Flip) error {
 	id := capturedPortOf(&s.Port)
 	if s.Settled {
-		if err := e.follow(ctx, fmt.Sprint("flip ", s.Service.UID, "/", id), drainPatience); err != nil {
+		if err := e.follow(ctx, fmt.Sprint("flip ", s.Service.UID, "/", id), 1, relistPatience); err != nil {
 			return err
 		}
 	}
@@ -330,8 +330,9 @@ func (e *Engine) rebase(ctx context.Context, s Rebase) error {
 
 // How long nodes are asked again and again whether they follow. An intercept that waits longer than patience to be armed
 // works, only the moment is not known exactly. A port that is given back is served meanwhile: nodes that have not followed
-// still send connections to it, such as after the API server was away, when a node may take half a minute.
-const armPatience, drainPatience = 10 * time.Second, 90 * time.Second
+// still send connections to it. After the API server was away a node may take more than a minute to notice its return;
+// what would have it refuse connections then waits for it.
+const armPatience, drainPatience, relistPatience = 10 * time.Second, 90 * time.Second, 3 * time.Minute
 
 // settle waits for the nodes.
 func (e *Engine) settle(ctx context.Context, s Settle) error {
@@ -339,7 +340,11 @@ func (e *Engine) settle(ctx context.Context, s Settle) error {
 	if s.Armed {
 		most = armPatience
 	}
-	if err := e.follow(ctx, fmt.Sprintf("%s/%s/%t", s.Alteration.UID, s.Port, s.Armed), most); err != nil {
+	rounds := 1
+	if s.Armed && s.Port.UDP {
+		rounds = 2
+	}
+	if err := e.follow(ctx, fmt.Sprintf("%s/%s/%t", s.Alteration.UID, s.Port, s.Armed), rounds, most); err != nil {
 		return err
 	}
 	p := emptyStatus(s.Port)
@@ -352,9 +357,17 @@ func (e *Engine) settle(ctx context.Context, s Settle) error {
 }
 
 // follow returns once every node follows what was written before, or once it has been asked for as long as most: what for is
-// one waiting. Before that an error has it asked again.
-func (e *Engine) follow(ctx context.Context, what string, most time.Duration) error {
-	err := e.fleet.Settle(ctx)
+// one waiting. Before that an error has it asked again. One round shows that a node has rules for it. A second shows that it
+// has also done what it does after that, such as to forget where the datagrams of kept sockets went, and that what it saw in
+// no order is behind it.
+func (e *Engine) follow(ctx context.Context, what string, rounds int, most time.Duration) error {
+	if e.relists() {
+		rounds = 2
+	}
+	var err error
+	for i := 0; i < rounds && err == nil; i++ {
+		err = e.fleet.Settle(ctx)
+	}
 	if err != nil && (ctx.Err() != nil || e.settling.patient(what, most)) {
 		return err
 	}
@@ -396,7 +409,7 @@ func (t *settling) patient(what string, most time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for key, since := range t.since { // of alterations that went another way
-		if time.Since(since) > 2*drainPatience {
+		if time.Since(since) > 2*relistPatience {
 			delete(t.since, key)
 		}
 	}
