@@ -157,11 +157,27 @@ func tryRender(ctx context.Context, app *App, folder source.Folder, e *v1alpha1.
 // keep stores a Blueprint as a part of an environment: it goes with it.
 func keep(ctx context.Context, c *kube.Cluster, b *v1alpha1.Blueprint, e *v1alpha1.Environment) error {
 	b.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Environment", Name: e.Name, UID: e.UID}}
-	err := c.Create(ctx, b)
-	if apierrors.IsAlreadyExists(err) { // the same folder as before
-		return nil
+	for {
+		err := c.Create(ctx, b.DeepCopy())
+		if !apierrors.IsAlreadyExists(err) {
+			return kube.Explain(err)
+		}
+		have := &v1alpha1.Blueprint{}
+		if err := c.Get(ctx, client.ObjectKeyFromObject(b), have); client.IgnoreNotFound(err) != nil {
+			return kube.Explain(err)
+		} else if err == nil {
+			if slices.ContainsFunc(have.OwnerReferences, func(r metav1.OwnerReference) bool { return r.UID == e.UID }) {
+				return nil // the same folder as before
+			}
+			// Left over from another environment of this name, and about to go with it.
+			if err := c.Delete(ctx, have, client.Preconditions{UID: &have.UID}); client.IgnoreNotFound(err) != nil && !apierrors.IsConflict(err) {
+				return kube.Explain(err)
+			}
+		}
+		if pause(ctx, lookEvery); ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
-	return kube.Explain(err)
 }
 
 // envAccessOptions are who may come in from outside, when an environment sleeps by itself, and who goes first.

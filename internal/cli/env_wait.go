@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -38,6 +40,45 @@ const failingFor = 30 * time.Second
 // lookEvery is the pause between two looks at what is waited for.
 const lookEvery = 300 * time.Millisecond
 
+// lookAnyway is how long nothing may be heard of it: some of what is waited for is time.
+const lookAnyway = 2 * time.Second
+
+// news tells of changes of one environment, as they come where that can be watched.
+type news struct {
+	c *kube.Cluster
+	e *v1alpha1.Environment
+	w watch.Interface // nil: there is none
+}
+
+// await returns at the next change, and now and then without one.
+func (n *news) await(ctx context.Context) {
+	if n.w == nil {
+		w, err := n.c.Watch(ctx, &v1alpha1.EnvironmentList{}, client.InNamespace(n.e.Namespace),
+			client.MatchingFieldsSelector{Selector: fields.OneTermEqualSelector("metadata.name", n.e.Name)})
+		if err != nil {
+			pause(ctx, lookEvery)
+			return
+		}
+		n.w = w // what changed before it began, it tells at once
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(lookAnyway):
+	case e, ok := <-n.w.ResultChan():
+		if !ok || e.Type == watch.Error {
+			n.stop()
+			pause(ctx, lookEvery)
+		}
+	}
+}
+
+func (n *news) stop() {
+	if n.w != nil {
+		n.w.Stop()
+		n.w = nil
+	}
+}
+
 // await shows how the components come up until the environment is ready, or asleep, as e asks.
 func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) error {
 	if !o.wait {
@@ -52,6 +93,8 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 	if e.Spec.Asleep() {
 		goal, is = environment.ReasonAsleep, "asleep"
 	}
+	changes := &news{c: c, e: e}
+	defer changes.stop()
 	for {
 		now := &v1alpha1.Environment{}
 		err := c.Get(ctx, client.ObjectKeyFromObject(e), now)
@@ -100,7 +143,7 @@ func (o *envWaitOptions) await(ctx context.Context, c *kube.Cluster, e *v1alpha1
 				return usererr.New(usererr.TimedOut, "see: dayfly env show "+e.Name+" -n "+e.Namespace, "environment %s was not %s within %s: %s", e.Name, is, o.timeout, v.Message)
 			}
 		}
-		pause(ctx, lookEvery)
+		changes.await(ctx)
 	}
 }
 
@@ -213,6 +256,8 @@ func (o *envDeleteOptions) run(ctx context.Context, names []string) error {
 // gone waits until an environment that was deleted is.
 func (o *envDeleteOptions) gone(ctx context.Context, c *kube.Cluster, e *v1alpha1.Environment) error {
 	began, said := time.Now(), ""
+	changes := &news{c: c, e: e}
+	defer changes.stop()
 	for {
 		now := &v1alpha1.Environment{}
 		err := c.Get(ctx, client.ObjectKeyFromObject(e), now)
@@ -235,6 +280,6 @@ func (o *envDeleteOptions) gone(ctx context.Context, c *kube.Cluster, e *v1alpha
 				o.app.warn("%s", said)
 			}
 		}
-		pause(ctx, lookEvery)
+		changes.await(ctx)
 	}
 }

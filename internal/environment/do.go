@@ -77,14 +77,20 @@ func existing(err error) error {
 
 // guard makes what guards an environment's namespace what it is to be. The namespace says at last that it is.
 func (e *Engine) guard(ctx context.Context, env *v1alpha1.Environment, g v1alpha1.PolicyGuards) error {
-	for _, o := range guards(env, g, e.system) {
+	all := guards(env, g, e.system)
+	most, last := all[:len(all)-1], all[len(all)-1]
+	put := func(o client.Object) error {
 		err := e.client.Create(ctx, o)
 		if apierrors.IsAlreadyExists(err) {
 			err = e.guardAnew(ctx, o)
 		}
-		if err != nil {
-			return err
-		}
+		return err
+	}
+	if err := each(most, put); err != nil {
+		return err
+	}
+	if err := put(last); err != nil {
+		return err
 	}
 	want, ns := namespaceFor(env, g, e.system), &corev1.Namespace{}
 	if err := e.reader.Get(ctx, client.ObjectKeyFromObject(want), ns); err != nil {

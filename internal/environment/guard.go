@@ -67,8 +67,8 @@ func (d *decision) refusedGuards() string {
 	return ""
 }
 
-// guards are what stands in an environment's namespace before anything else can be there, in the order in which they are
-// made: the last is what lets its account do anything at all.
+// guards are what stands in an environment's namespace before anything else can be there. The last is made last: it is what
+// lets its account do anything at all.
 func guards(e *v1alpha1.Environment, g v1alpha1.PolicyGuards, system string) []client.Object {
 	meta := func() metav1.ObjectMeta {
 		return metav1.ObjectMeta{Namespace: NamespaceOf(e), Name: guardName, Labels: map[string]string{v1alpha1.LabelManaged: "dayfly"},

@@ -48,7 +48,14 @@ func TestAPIServerAwayForAMinute(t *testing.T) {
 	wg.Go(func() {
 		closeOut, closeErr = lClosing.command("session", "close", "ada", "--timeout", "3m").CombinedOutput()
 	})
-	time.Sleep(400 * time.Millisecond) // both are under way
+	await(t, time.Minute, "both are under way", func() error {
+		made, ended := sessions(t, starting), sessions(t, closing)
+		if len(made) == 0 || len(ended) > 0 && ended[0].DeletionTimestamp.IsZero() {
+			return fmt.Errorf("%d sessions are made, and %d not ended", len(made), len(ended))
+		}
+		return nil
+	})
+	time.Sleep(200 * time.Millisecond) // in the middle of it
 	at := now()
 	back := takeAPIServerAway(t)
 	time.Sleep(apiServerAway)

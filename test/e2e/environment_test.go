@@ -149,6 +149,24 @@ func checkNobodySpeaksOf(t *testing.T, lives string) {
 	}
 }
 
+// An environment of the same name, from the same folder, at once after the last: what that one leaves to the garbage collector is
+// not taken for its own.
+func TestSameNameAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	home, l := newHome(t)
+	dir := webFolder(t, "")
+	l.dayfly("env", "create", "pr-1", "-f", dir)
+	l.dayfly("env", "delete", "pr-1")
+	l.dayfly("env", "create", "pr-1", "-f", dir)
+	e := getEnv(t, home, "pr-1")
+	b := &v1alpha1.Blueprint{}
+	must(t, cluster.Get(t.Context(), client.ObjectKey{Namespace: home, Name: e.Spec.Blueprint}, b))
+	if len(b.OwnerReferences) != 1 || b.OwnerReferences[0].UID != e.UID || !b.DeletionTimestamp.IsZero() {
+		t.Errorf("environment %s is made from %+v", e.UID, b.ObjectMeta)
+	}
+	l.dayfly("env", "delete", "pr-1")
+}
+
 // The whole life of an environment, by somebody who has no right but to have environments: it answers, nobody else reaches it and
 // it reaches nobody, a change is ready when it runs and not before, and in the end there is nothing of it in the cluster.
 func TestEnvironmentLivesAndIsGoneWithoutATrace(t *testing.T) {
