@@ -15,11 +15,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	authorizationv1client "k8s.io/client-go/kubernetes/typed/authorization/v1"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/transport"
@@ -78,6 +80,7 @@ func (k *kinds) mapping(gvk schema.GroupVersionKind) (*meta.RESTMapping, error) 
 type account struct {
 	namespace string
 	dynamic   dynamic.Interface
+	metadata  metadata.Interface
 	rights    authorizationv1client.SelfSubjectRulesReviewsGetter
 	mapper    *kinds
 }
@@ -89,11 +92,15 @@ func (a *Accounts) of(namespace string) (*account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
 	}
+	m, err := metadata.NewForConfigAndClient(metadata.ConfigFor(a.config), c)
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
 	r, err := authorizationv1client.NewForConfigAndClient(a.config, c)
 	if err != nil {
 		return nil, fmt.Errorf("making a client: %w", err)
 	}
-	return &account{namespace, d, r, a.mapper}, nil
+	return &account{namespace, d, m, r, a.mapper}, nil
 }
 
 var errScope = errors.New("is in no namespace, and an environment holds only what is in its own")
@@ -119,33 +126,73 @@ func keyOf(o *unstructured.Unstructured) key {
 
 func (k key) String() string { return lower(k.kind) + "/" + k.name }
 
+// reading is how much is read of objects.
+type reading struct {
+	whole func(schema.GroupVersionKind) bool // of others the metadata: what they hold can be large
+	may   func(schema.GroupVersionKind) bool // the account need not have the right to read it; nil: it must, all of it
+}
+
+// wholly is the reading of what tells by more than its metadata how it stands.
+func wholly(gvk schema.GroupVersionKind) bool {
+	return gvk.Group != "" || gvk.Kind != "ConfigMap" && gvk.Kind != "Secret"
+}
+
 // list reads all objects of some kinds. A kind that the cluster no longer knows has none.
-func (a *account) list(ctx context.Context, kinds []schema.GroupVersionKind) (map[key]*unstructured.Unstructured, error) {
+func (a *account) list(ctx context.Context, kinds []schema.GroupVersionKind, how reading) (map[key]*unstructured.Unstructured, error) {
 	out := map[key]*unstructured.Unstructured{}
 	var mu sync.Mutex
 	err := each(kinds, func(gvk schema.GroupVersionKind) error {
-		r, err := a.at(gvk)
-		if meta.IsNoMatchError(err) {
+		all, err := a.listOne(ctx, gvk, how.whole(gvk))
+		switch {
+		case meta.IsNoMatchError(err), apierrors.IsNotFound(err), apierrors.IsForbidden(err) && how.may != nil && how.may(gvk):
 			return nil
-		}
-		if err != nil {
-			return err
-		}
-		l, err := r.List(ctx, metav1.ListOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("listing %s: %w", gvk.Kind, err)
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		for i := range l.Items {
-			out[keyOf(&l.Items[i])] = &l.Items[i]
+		for _, u := range all {
+			out[keyOf(u)] = u
 		}
 		return nil
 	})
 	return out, err
+}
+
+// listOne reads the objects of one kind, or their metadata.
+func (a *account) listOne(ctx context.Context, gvk schema.GroupVersionKind, whole bool) (out []*unstructured.Unstructured, err error) {
+	if whole {
+		r, err := a.at(gvk)
+		if err != nil {
+			return nil, err
+		}
+		l, err := r.List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return nil, err
+		}
+		for i := range l.Items {
+			out = append(out, &l.Items[i])
+		}
+		return out, nil
+	}
+	m, err := a.mapper.mapping(gvk)
+	if err != nil {
+		return nil, err
+	}
+	l, err := a.metadata.Resource(m.Resource).Namespace(a.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for i := range l.Items {
+		object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&l.Items[i])
+		if err != nil {
+			return nil, err
+		}
+		u := &unstructured.Unstructured{Object: object}
+		u.SetGroupVersionKind(gvk)
+		out = append(out, u)
+	}
+	return out, nil
 }
 
 // kinds are all those that the account may list in its namespace.

@@ -37,7 +37,7 @@ func (p *part) follow(o *Observed) {
 		if m.rests = o.Env.Spec.Asleep(); m.rests || kept == "" {
 			continue
 		}
-		m.of = kept
+		m.of = kept + p.before(o, *m)
 		if m.step == source.Migrate {
 			m.of += "-" + awake(&o.Env.Spec)
 		}
@@ -48,6 +48,34 @@ func (p *part) follow(o *Observed) {
 			m.object.SetAnnotations(annotations)
 		}
 	}
+}
+
+// before identifies the Jobs of the steps that come before one: when data are sown anew, what was done to the former is no more.
+func (p *part) before(o *Observed, m member) (out string) {
+	for _, step := range source.Steps[:slices.Index(source.Steps, m.step)] {
+		for _, other := range p.members {
+			if other.step != step {
+				continue
+			}
+			uid := "none"
+			if live := o.Live[other.key]; live != nil {
+				uid = string(live.GetUID())
+			}
+			out += "-" + hash(uid)
+		}
+	}
+	return out
+}
+
+// classOf is the class of what a component keeps. What was personal stays so in an environment, whatever is said of it later, unless it
+// is masked there.
+func classOf(o *Observed, c source.Component) string {
+	masks := slices.ContainsFunc(c.Objects, func(u *unstructured.Unstructured) bool { return stepOf(u) == source.Mask })
+	was := slices.ContainsFunc(o.Env.Status.Components, func(s v1alpha1.ComponentStatus) bool { return s.Name == c.Name && s.Data == source.Personal })
+	if was && !masks {
+		return source.Personal
+	}
+	return c.Data
 }
 
 // awake is the revision of an environment, whether it is asleep or not.
@@ -154,18 +182,20 @@ func (d *decision) public() {
 // exposed is a component that keeps what is personal, or what is not known to be masked yet; "" if there is none.
 func exposed(o *Observed, ps []part) string {
 	for _, p := range ps {
-		mask := slices.IndexFunc(p.members, func(m member) bool { return m.step == source.Mask })
-		if p.data == source.Personal {
-			return p.name
-		}
-		if mask < 0 {
-			continue
-		}
-		m := p.members[mask]
-		live := o.Live[m.key]
-		if live == nil || !complete(live) || m.of != "" && !m.doneTo(live) {
+		if p.personal(o) {
 			return p.name
 		}
 	}
 	return ""
+}
+
+// personal says whether what a component keeps is personal, as far as is known: what is to be masked is, until it was.
+func (p part) personal(o *Observed) bool {
+	mask := slices.IndexFunc(p.members, func(m member) bool { return m.step == source.Mask })
+	if p.data == source.Personal || mask < 0 {
+		return p.data == source.Personal
+	}
+	m := p.members[mask]
+	live := o.Live[m.key]
+	return live == nil || !complete(live) || m.of != "" && !m.doneTo(live)
 }

@@ -99,7 +99,44 @@ func TestDataComeInStepsAsOftenAsTheyMust(t *testing.T) {
 	w.expect(t, "when the pod that held the data is another", source.Seed, source.Mask, source.Migrate)
 
 	delete(w.Live, key{"batch", "Job", source.Seed})
-	w.expect(t, "when its job is deleted", source.Seed)
+	w.passes()
+	if e := exposed(&w.Observed, parts(&w.Observed)); e != "db" {
+		t.Errorf("what is sown anew is not masked yet, and exposed is %q", e)
+	}
+	w.expect(t, "when its job is deleted", source.Seed, source.Mask, source.Migrate)
+}
+
+// What was personal stays so whatever a later revision says, until it is masked where it is.
+func TestPersonalDataStayPersonal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(source.Component{Name: "db", Data: source.Personal, Objects: []*unstructured.Unstructured{anObject("apps/v1", "Deployment", "db"), aStep(source.Seed)}})
+	w.databasePod("p1", "")
+	w.expect(t, "at first", source.Seed)
+	check := func(want, when string) {
+		t.Helper()
+		if got := exposed(&w.Observed, parts(&w.Observed)); got != want {
+			t.Errorf("%s: exposed is %q, want %q", when, got, want)
+		}
+	}
+	revise := func(image string, c source.Component) {
+		w.content[0] = c
+		w.Env.Spec.Components = []v1alpha1.ComponentSpec{{Name: "db", Image: image}}
+	}
+	check("db", "at first")
+	revise("v2", source.Component{Name: "db", Data: source.Synthetic, Objects: []*unstructured.Unstructured{anObject("apps/v1", "Deployment", "db")}})
+	w.expect(t, "called synthetic")
+	check("db", "called synthetic")
+	revise("v3", source.Component{Name: "db", Data: source.Masked, Objects: []*unstructured.Unstructured{anObject("apps/v1", "Deployment", "db"), aStep(source.Mask)}})
+	w.passes()
+	check("db", "while it is masked")
+	if got := w.Env.Status.Components[0].Data; got != source.Personal {
+		t.Errorf("while it is masked it is called %s", got)
+	}
+	w.expect(t, "masked", source.Mask)
+	check("", "masked")
+	revise("v4", source.Component{Name: "db", Data: source.Synthetic, Objects: []*unstructured.Unstructured{anObject("apps/v1", "Deployment", "db")}})
+	w.expect(t, "called synthetic, after it was masked")
+	check("", "called synthetic, after it was masked")
 }
 
 // Data in a claim outlive the pod, and a sleep.

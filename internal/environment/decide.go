@@ -9,6 +9,7 @@ import (
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	"dayfly.dev/dayfly/internal/fetch"
+	"dayfly.dev/dayfly/internal/source"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -301,6 +302,9 @@ func (d *decision) objects() Step {
 // component says how one component stands, given the states of those before it, and which of its pods are to be made anew.
 func (d *decision) component(ps []part, p part, before map[string]v1alpha1.ComponentState) (c v1alpha1.ComponentStatus, again []*unstructured.Unstructured) {
 	c = v1alpha1.ComponentStatus{Name: p.name, Needs: p.needs, Data: p.data}
+	if p.personal(d.Observed) {
+		c.Data = source.Personal
+	}
 	missing := "" // it is started without, and may not come up until that is there
 	for _, n := range slices.Concat([]string{""}, p.needs) {
 		if s, ok := before[n]; !ok || n == p.name || s == v1alpha1.ComponentReady || d.Env.Spec.Asleep() { // all may end at once

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -39,6 +40,7 @@ func anObject(apiVersion, kind, name string) *unstructured.Unstructured {
 type world struct {
 	Observed
 	content []source.Component
+	made    int  // objects
 	ready   bool // deployments come up
 	held    map[key]bool
 }
@@ -95,6 +97,8 @@ func (w *world) apply(o *unstructured.Unstructured) {
 	annotations[annotationHash] = hashOf(o)
 	live.SetAnnotations(annotations)
 	live.SetGeneration(1)
+	w.made++
+	live.SetUID(types.UID(fmt.Sprint("made-", w.made)))
 	if o.GetKind() == "Deployment" && w.ready {
 		bringUp(live)
 	}

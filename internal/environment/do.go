@@ -24,7 +24,11 @@ import (
 func (e *Engine) do(ctx context.Context, env *v1alpha1.Environment, s Step) error {
 	switch s := s.(type) {
 	case Expire:
-		return named("deleting", env, client.IgnoreNotFound(e.client.Delete(ctx, env, client.Preconditions{UID: &env.UID})))
+		err := client.IgnoreNotFound(e.client.Delete(ctx, env, client.Preconditions{UID: &env.UID, ResourceVersion: &env.ResourceVersion}))
+		if apierrors.IsConflict(err) {
+			return nil // somebody has extended it meanwhile, or changed it
+		}
+		return named("deleting", env, err)
 	case Sleep:
 		scale := &autoscalingv1.Scale{}
 		patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"resourceVersion":%q},"spec":{"replicas":0}}`, env.ResourceVersion))

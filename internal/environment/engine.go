@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 )
 
 // Options configure an Engine.
@@ -107,6 +108,9 @@ func (e *Engine) line(ctx context.Context) (out []entry, err error) {
 		}
 		for i := range list.Items {
 			env := &list.Items[i]
+			if left(env) {
+				continue
+			}
 			env.Spec.Blueprint = BlueprintOf(env) // its revision is that of what was fetched
 			if s, ok := measured(env); ok {
 				out = append(out, entryOf(env, &s))
@@ -144,6 +148,11 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 			}
 			return 0, client.IgnoreNotFound(err)
 		}
+		if left(env) {
+			e.forget(at)
+			e.fetches.forget(at)
+			return 0, nil
+		}
 		o, err := e.observe(ctx, env)
 		if err != nil {
 			return 0, err
@@ -172,6 +181,11 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 		}
 	}
 	return time.Millisecond, nil
+}
+
+// left says whether nothing of an environment is there any more but its name. Who holds on to that keeps no place by it.
+func left(env *v1alpha1.Environment) bool {
+	return !env.DeletionTimestamp.IsZero() && !controllerutil.ContainsFinalizer(env, v1alpha1.EnvironmentFinalizer)
 }
 
 // report writes down what was seen, before the step that follows from it.

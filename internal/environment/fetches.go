@@ -179,7 +179,7 @@ func (j *job) failed(err error, now time.Time) {
 	if j.tries++; j.tries == 1 {
 		j.since = now
 	}
-	j.err, j.request, j.doing = err, nil, rests
+	j.err, j.request, j.got, j.doing = err, nil, nil, rests // what was got would be kept in memory until then
 	j.again = now.Add(min(firstRetry<<min(j.tries-1, 10), lastRetry))
 }
 

@@ -116,6 +116,7 @@ var (
 	quota = corev1.ResourceList{
 		"pods": resource.MustParse("50"), "requests.cpu": resource.MustParse("4"), "requests.memory": resource.MustParse("8Gi"),
 		"limits.memory": resource.MustParse("16Gi"), "requests.storage": resource.MustParse("50Gi"), "persistentvolumeclaims": resource.MustParse("10"),
+		"count/configmaps": resource.MustParse("100"), "count/secrets": resource.MustParse("100"), "count/services": resource.MustParse("100"), // all are read at once
 		"services.loadbalancers": resource.MustParse("0"), "services.nodeports": resource.MustParse("0"),
 	}
 	requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("64Mi")}

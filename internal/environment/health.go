@@ -45,7 +45,7 @@ type member struct {
 func parts(o *Observed) []part {
 	var out []part
 	for _, c := range o.Content {
-		p := part{name: c.Name, needs: c.Needs, said: c.Said, health: c.Health, data: c.Data}
+		p := part{name: c.Name, needs: c.Needs, said: c.Said, health: c.Health, data: classOf(o, c)}
 		for _, obj := range c.Objects {
 			p.members = append(p.members, member{key: keyOf(obj), object: obj, step: stepOf(obj)})
 		}

@@ -36,6 +36,16 @@ func (d *decision) ends() term {
 	return out
 }
 
+// over says whether an environment is to end now, by the clock. Nothing that cannot be read of it may hold that up.
+func over(o *Observed) bool {
+	if !o.Env.DeletionTimestamp.IsZero() {
+		return false
+	}
+	d := &decision{Observed: o, st: *o.Env.Status.DeepCopy()}
+	at := d.ends().at
+	return !at.IsZero() && !o.Now.Before(at)
+}
+
 // ttl is when the environment's time is over.
 func (d *decision) ttl() term {
 	made, from, lives := d.Env.CreationTimestamp.Time, d.Env.CreationTimestamp.Time, d.rules().lives(&d.Env.Spec)

@@ -64,6 +64,9 @@ type refusal struct {
 func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Observed, error) {
 	o := &Observed{Now: e.now(), Env: env, Policy: e.policy(env.Namespace).EnvironmentPolicy, Domain: e.domain, Refused: e.refusals(env), Health: map[string]string{}}
 	o.Away, o.Guards = e.looked(env, o.Now), guardsHash(o.rules().guards(), e.system)
+	if over(o) {
+		return o, nil
+	}
 	ns := &corev1.Namespace{}
 	err := e.reader.Get(ctx, client.ObjectKey{Name: NamespaceOf(env)}, ns)
 	switch {
@@ -167,7 +170,13 @@ func (e *Engine) observeObjects(ctx context.Context, o *Observed) error {
 	if err != nil {
 		return err
 	}
-	if o.Live, err = a.list(ctx, want); err != nil {
+	applied := func(gvk schema.GroupVersionKind) bool {
+		return slices.ContainsFunc(o.Env.Status.Inventory, func(i v1alpha1.InventoryItem) bool {
+			return schema.FromAPIVersionAndKind(i.APIVersion, i.Kind).GroupKind() == gvk.GroupKind()
+		})
+	}
+	may := func(gvk schema.GroupVersionKind) bool { return !applied(gvk) } // applying it will say so
+	if o.Live, err = a.list(ctx, want, reading{wholly, may}); err != nil {
 		return err
 	}
 	if len(o.Env.Status.Inventory) == 0 || o.Content == nil && !keeps(o) && allReady(o) {
@@ -216,8 +225,8 @@ func (e *Engine) observeEnd(ctx context.Context, o *Observed) error {
 	if err != nil {
 		return err
 	}
-	kinds = slices.DeleteFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Kind == "Event" }) // no state, and many
-	o.Live, err = a.list(ctx, kinds)
+	kinds = slices.DeleteFunc(kinds, func(k schema.GroupVersionKind) bool { return k.Kind == "Event" })                                      // no state, and many
+	o.Live, err = a.list(ctx, kinds, reading{whole: func(gvk schema.GroupVersionKind) bool { return gvk.Group == "" && gvk.Kind == "Pod" }}) // whose node is named
 	return err
 }
 

@@ -150,6 +150,7 @@ func sizeOfContent(o *Observed) *size {
 		}
 		return nil
 	}
-	s := measure(o.Content, containerDefaults(o.rules().guards()).Requests, o.Env.Spec.Asleep())
+	g := o.rules().guards()
+	s := measure(o.Content, containerDefaults(g).Requests, o.Env.Spec.Asleep()).within(merged(quota, g.Quota))
 	return &s
 }

@@ -376,3 +376,62 @@ func TestPolicyThatCannotBeFollowed(t *testing.T) {
 		t.Errorf("the policy has changed: %q", got)
 	}
 }
+
+// Numbers that are not to be believed give nobody more than there is, nor take it from anybody.
+func TestSizesStayNumbers(t *testing.T) {
+	t.Parallel()
+	workload := func(replicas int64, requests map[string]any) *unstructured.Unstructured {
+		u := anObject("apps/v1", "Deployment", "web")
+		_ = unstructured.SetNestedField(u.Object, replicas, "spec", "replicas")
+		_ = unstructured.SetNestedSlice(u.Object, []any{map[string]any{"name": "a", "resources": map[string]any{"requests": requests}}}, "spec", "template", "spec", "containers")
+		return u
+	}
+	claim := anObject("v1", "PersistentVolumeClaim", "disk")
+	_ = unstructured.SetNestedField(claim.Object, "-5Ti", "spec", "resources", "requests", "storage")
+	for name, c := range map[string]struct {
+		object *unstructured.Unstructured
+		want   size
+	}{
+		"memory":   {workload(3, map[string]any{"cpu": "1", "memory": "4Ei"}), size{pods: 3, cpu: 3000, memory: mostAsked}},
+		"replicas": {workload(1<<31-1, map[string]any{"cpu": "5000000", "memory": "1"}), size{pods: 1<<31 - 1, cpu: mostAsked, memory: 1<<31 - 1}},
+		"negative": {workload(1, map[string]any{"cpu": "-1", "memory": "-1Gi"}), size{pods: 1}},
+		"a claim":  {claim, size{}},
+	} {
+		if got := sizeOfObject(c.object, nil); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+	all := size{mostAsked, mostAsked, mostAsked, mostAsked}
+	if got := all.plus(all, 1); got != all {
+		t.Errorf("a sum: %+v", got)
+	}
+	if got := all.within(quota); got != (size{50, 4000, 8 << 30, 50 << 30}) {
+		t.Errorf("what its quota lets be there: %+v", got)
+	}
+	whole := anObject("v1", "Pod", "p")
+	_ = unstructured.SetNestedStringMap(whole.Object, map[string]string{"cpu": "3", "memory": "1Gi"}, "spec", "resources", "requests")
+	_ = unstructured.SetNestedSlice(whole.Object, []any{map[string]any{"name": "a"}}, "spec", "containers")
+	if got := sizeOfObject(whole, requests); got != (size{pods: 1, cpu: 3000, memory: 1 << 30}) {
+		t.Errorf("a pod that asks as a whole: %+v", got)
+	}
+}
+
+// What cannot be read of an environment does not keep it from ending.
+func TestAnEnvironmentIsOverByTheClock(t *testing.T) {
+	t.Parallel()
+	o := &Observed{Now: t0.Add(59 * time.Minute), Env: anEnvironment()}
+	if over(o) {
+		t.Error("it has a minute left")
+	}
+	o.Now = t0.Add(time.Hour)
+	if !over(o) {
+		t.Error("its hour is over")
+	}
+	if _, ok := Decide(o).Step.(Expire); !ok {
+		t.Errorf("nothing is known of it but its time: %T", Decide(o).Step)
+	}
+	o.Env.DeletionTimestamp = new(metav1.NewTime(t0))
+	if over(o) {
+		t.Error("it is ending already: how, is to be looked at")
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"sync"
+	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -13,12 +15,17 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
+// healthTime bounds the health checks of one pass: other environments wait for it. Who was not asked in it is not well.
+const healthTime = 5 * time.Second
+
 // observeHealth asks every pod behind a component that is ready otherwise, and so runs nothing but this revision, what
 // dayfly.yaml says that it answers.
 func (e *Engine) observeHealth(ctx context.Context, o *Observed) error {
 	if o.Env.Spec.Asleep() {
 		return nil // nobody is there to be asked
 	}
+	ctx, cancel := context.WithTimeout(ctx, healthTime)
+	defer cancel()
 	for _, p := range parts(o) {
 		if p.health == nil || e.get == nil {
 			continue
@@ -33,15 +40,19 @@ func (e *Engine) observeHealth(ctx context.Context, o *Observed) error {
 		if len(urls) == 0 {
 			o.Health[p.name] = "no pod is behind its Service yet"
 		}
-		for _, url := range urls {
+		var mu sync.Mutex
+		_ = each(urls, func(url string) error {
 			code, err := e.get(ctx, url)
+			mu.Lock()
+			defer mu.Unlock()
 			switch {
 			case err != nil:
 				o.Health[p.name] = clean(fmt.Sprintf("health check: %s", err))
 			case code < 200 || code > 299:
 				o.Health[p.name] = fmt.Sprintf("health check: %s answers %d", url, code)
 			}
-		}
+			return nil
+		})
 	}
 	return nil
 }
@@ -56,7 +67,7 @@ func (e *Engine) answers(ctx context.Context, o *Observed, p part) ([]string, er
 	if err != nil {
 		return nil, err
 	}
-	live, err := a.list(ctx, []schema.GroupVersionKind{discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice")})
+	live, err := a.list(ctx, []schema.GroupVersionKind{discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice")}, reading{whole: wholly})
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +83,11 @@ func (e *Engine) answers(ctx context.Context, o *Observed, p part) ([]string, er
 			}
 			for _, end := range s.Endpoints {
 				if end.Conditions.Ready != nil && *end.Conditions.Ready && len(end.Addresses) > 0 {
-					out = append(out, "http://"+net.JoinHostPort(end.Addresses[0], strconv.Itoa(int(*port.Port)))+p.health.Path)
+					url, err := p.health.URL(net.JoinHostPort(end.Addresses[0], strconv.Itoa(int(*port.Port))))
+					if err != nil {
+						return nil, err
+					}
+					out = append(out, url)
 				}
 			}
 		}

@@ -14,13 +14,37 @@ import (
 // size is what an environment asks for: CPU in thousandths, memory and the storage of its claims in bytes.
 type size struct{ pods, cpu, memory, storage int64 }
 
+// mostAsked bounds what is counted of anything: what is more is as much too much, and sums of it stay numbers.
+const mostAsked = 1 << 50
+
 func (s size) plus(o size, times int64) size {
-	return size{s.pods + times*o.pods, s.cpu + times*o.cpu, s.memory + times*o.memory, s.storage + times*o.storage}
+	sum := func(a, b int64) int64 {
+		if b > 0 && times > mostAsked/b {
+			return mostAsked
+		}
+		return min(a+times*b, mostAsked)
+	}
+	return size{sum(s.pods, o.pods), sum(s.cpu, o.cpu), sum(s.memory, o.memory), sum(s.storage, o.storage)}
 }
+
+// amount is what a quantity counts for: nobody gives anything by asking for less than nothing.
+func amount(n int64) int64 { return min(max(n, 0), mostAsked) }
 
 // larger has of each what is more.
 func (s size) larger(o size) size {
 	return size{max(s.pods, o.pods), max(s.cpu, o.cpu), max(s.memory, o.memory), max(s.storage, o.storage)}
+}
+
+// within is as much of a size as a quota lets be there at once.
+func (s size) within(quota corev1.ResourceList) size {
+	most := func(name corev1.ResourceName, n int64, value func(*resource.Quantity) int64) int64 {
+		if q, ok := quota[name]; ok {
+			return min(n, value(&q))
+		}
+		return n
+	}
+	return size{most(corev1.ResourcePods, s.pods, (*resource.Quantity).Value), most(corev1.ResourceRequestsCPU, s.cpu, (*resource.Quantity).MilliValue),
+		most(corev1.ResourceRequestsMemory, s.memory, (*resource.Quantity).Value), most(corev1.ResourceRequestsStorage, s.storage, (*resource.Quantity).Value)}
 }
 
 // resources are a size as the status has it.
@@ -72,7 +96,7 @@ func sizeOfObject(o *unstructured.Unstructured, defaults corev1.ResourceList) (o
 	claims, _, _ := unstructured.NestedSlice(o.Object, "spec", "volumeClaimTemplates")
 	for _, c := range claims {
 		if c, ok := c.(map[string]any); ok {
-			out.storage += times * claimed(c)
+			out = out.plus(size{storage: claimed(c)}, times)
 		}
 	}
 	return out.plus(sizeOfPod(pod, defaults), times)
@@ -98,7 +122,7 @@ func numberOf(o *unstructured.Unstructured) int64 {
 		path = []string{"spec", "parallelism"}
 	}
 	if n, ok, err := unstructured.NestedInt64(o.Object, path...); ok && err == nil {
-		return max(n, 0)
+		return amount(n)
 	}
 	return 1
 }
@@ -117,14 +141,19 @@ func sizeOfPod(spec map[string]any, defaults corev1.ResourceList) size {
 			beside = beside.plus(one, 1)
 			one = size{}
 		}
-		first.cpu, first.memory = max(first.cpu, beside.cpu+one.cpu), max(first.memory, beside.memory+one.memory)
+		with := beside.plus(one, 1)
+		first.cpu, first.memory = max(first.cpu, with.cpu), max(first.memory, with.memory)
 	}
 	for _, c := range pod.Containers {
 		all = all.plus(sizeOfContainer(c, defaults), 1)
 	}
 	all = all.plus(beside, 1)
 	all.cpu, all.memory = max(all.cpu, first.cpu), max(all.memory, first.memory)
-	return all.plus(size{cpu: pod.Overhead.Cpu().MilliValue(), memory: pod.Overhead.Memory().Value()}, 1)
+	if pod.Resources != nil { // of the whole pod, whatever its containers say
+		whole := corev1.Container{Resources: *pod.Resources}
+		all.cpu, all.memory = max(all.cpu, sizeOfContainer(whole, nil).cpu), max(all.memory, sizeOfContainer(whole, nil).memory)
+	}
+	return all.plus(size{cpu: amount(pod.Overhead.Cpu().MilliValue()), memory: amount(pod.Overhead.Memory().Value())}, 1)
 }
 
 // sizeOfContainer is what a container requests: what it says, else its limit, else the default.
@@ -137,7 +166,7 @@ func sizeOfContainer(c corev1.Container, defaults corev1.ResourceList) size {
 		return resource.Quantity{}
 	}
 	cpu, memory := asks(corev1.ResourceCPU), asks(corev1.ResourceMemory)
-	return size{cpu: cpu.MilliValue(), memory: memory.Value()}
+	return size{cpu: amount(cpu.MilliValue()), memory: amount(memory.Value())}
 }
 
 // claimed is what a claim asks for, in bytes.
@@ -147,5 +176,5 @@ func claimed(claim map[string]any) int64 {
 	if err != nil {
 		return 0
 	}
-	return q.Value()
+	return amount(q.Value())
 }

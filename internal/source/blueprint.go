@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -70,7 +71,24 @@ func blueprint(f Folder) (*Blueprint, error) {
 	if b.APIVersion != BlueprintVersion || b.Kind != BlueprintKind {
 		return nil, usererr.New(usererr.Refused, "", "%s has apiVersion %q and kind %q, not %s and %s", BlueprintFile, b.APIVersion, b.Kind, BlueprintVersion, BlueprintKind)
 	}
+	for _, name := range sortedKeys(b.Spec.Components) {
+		if h := b.Spec.Components[name].Health; h != nil {
+			if _, err := h.URL(""); err != nil {
+				return nil, err
+			}
+		}
+	}
 	return b, nil
+}
+
+// URL is what a pod at host:port is asked. Whatever the path says, it is that pod which is.
+func (h *Health) URL(at string) (string, error) {
+	u, err := url.ParseRequestURI(h.Path)
+	if err != nil || !strings.HasPrefix(h.Path, "/") {
+		return "", usererr.New(usererr.Refused, "write, for example, /healthz", "%s: %q is no path of a health check", BlueprintFile, h.Path)
+	}
+	u.Scheme, u.Host = "http", at
+	return u.String(), nil
 }
 
 // Schema is an OpenAPI schema of type object.

@@ -120,3 +120,17 @@ func TestWrongDataAreRefusedByName(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A health check asks the pod whose address it is given, whatever its path says.
+func TestAHealthCheckAsksNobodyElse(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]string{
+		"/healthz": "http://10.0.0.1:80/healthz", "/a?b=c": "http://10.0.0.1:80/a?b=c", "//other/x": "http://10.0.0.1:80//other/x",
+		"@169.254.169.254/latest": "", ":8080/x": "", "http://other/": "", "": "", "x": "", "/%zz": "", "*": "",
+	} {
+		got, err := (&Health{Path: path}).URL("10.0.0.1:80")
+		if got != want || (err != nil) != (want == "") {
+			t.Errorf("%q: %q, %v", path, got, err)
+		}
+	}
+}

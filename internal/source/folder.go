@@ -24,6 +24,7 @@ const (
 	maxFiles  = 1000
 	maxFolder = 8 << 20 // bytes
 	maxFile   = MaxFile
+	maxName   = 1024 // bytes
 )
 
 // MaxFile is the size of a file up to which it can be a part of a source, in bytes.
@@ -116,6 +117,8 @@ func (r *reader) add(name string, data []byte) error {
 func within(name string, size, files, all int) error {
 	problem := ""
 	switch {
+	case len(name) > maxName:
+		problem = fmt.Sprintf("%s… has a name of more than %d bytes", name[:64], maxName)
 	case size > maxFile:
 		problem = fmt.Sprintf("%s is larger than %d MiB", name, maxFile>>20)
 	case files > maxFiles:

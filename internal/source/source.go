@@ -97,7 +97,7 @@ type Component struct {
 
 // Health is an HTTP request that a component answers with 2xx once it is ready.
 type Health struct {
-	Path string `json:"path"`
+	Path string `json:"path"`           // with a query, if there is one; from /
 	Port int32  `json:"port,omitempty"` // of its Service; 0: the first
 }
 

@@ -656,6 +656,17 @@ func TestAdmissionBindsTheControllerToEnvironments(t *testing.T) {
 		Body([]byte(`{"spec":{"only":["evil"]}}`)).Do(ctx).Error()
 	checkDenied(t, "controller: change what an environment asks for", err, "does not change what an environment asks for")
 
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}, ExternalIPs: []string{"192.0.2.1"}}}
+	_, err = account.CoreV1().Services(lives).Create(ctx, service, dry)
+	checkDenied(t, "account: take the traffic of an address", err, "no externalIPs")
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "x"}, Spec: corev1.PodSpec{PriorityClassName: "system-cluster-critical", Containers: []corev1.Container{{Name: "a", Image: testappImage}}}}
+	_, err = account.CoreV1().Pods(lives).Create(ctx, pod, dry)
+	checkDenied(t, "account: take the place of pods of the system", err, "no priority class of the system's")
+	_, err = account.RbacV1().RoleBindings(lives).Patch(ctx, "dayfly-environment", types.MergePatchType, []byte(`{"subjects":[]}`), metav1.PatchOptions{DryRun: dry.DryRun})
+	checkDenied(t, "account: take its own rights away", err, "gives rights in the namespace of an environment is dayfly's")
+	checkDenied(t, "account: delete its own binding", account.RbacV1().RoleBindings(lives).Delete(ctx, "dayfly-environment", metav1.DeleteOptions{DryRun: dry.DryRun}),
+		"gives rights in the namespace of an environment is dayfly's")
+
 	checkDenied(t, "account: delete the quota", account.CoreV1().ResourceQuotas(lives).Delete(ctx, "dayfly-environment", metav1.DeleteOptions{}))
 	checkDenied(t, "account: delete the limits", account.CoreV1().LimitRanges(lives).Delete(ctx, "dayfly-environment", metav1.DeleteOptions{}))
 	checkDenied(t, "account: delete the network policy", account.NetworkingV1().NetworkPolicies(lives).Delete(ctx, "dayfly-environment", metav1.DeleteOptions{}))
