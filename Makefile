@@ -7,7 +7,7 @@ TC = bin/testcluster $(if $(TESTCLUSTER_DIR),--dir $(TESTCLUSTER_DIR))
 # how long make fuzz runs each target
 FUZZTIME ?= 30s
 
-.PHONY: demo test bench soak fuzz build chart cluster images applications install unit e2e generate check down clean debs
+.PHONY: demo test bench bench-many soak fuzz build chart cluster images applications install unit e2e generate check down clean debs
 
 demo: build
 	test/demo.sh
@@ -124,6 +124,17 @@ bench: install
 	$(TC) image -o bin/bench.tar docker.io/dayfly/bench:dev --deb nginx-light --deb libnginx-mod-stream --deb haproxy
 	$(TC) load bin/bench.tar
 	KUBECONFIG=$$($(TC) kubeconfig) go test -v -count=1 -tags bench -run TestBench -timeout 30m ./test/e2e/
+
+# kwok plays nodes; how, its own stages say.
+bin/kwok: test/nodes/go.sum
+	cd test/nodes && go build -trimpath -ldflags "-s -w" -o ../../$@ sigs.k8s.io/kwok/cmd/kwok
+	cd test/nodes && stages=$$(go list -m -f '{{.Dir}}' sigs.k8s.io/kwok)/kustomize/stage && \
+		for s in node/fast/node-initialize node/heartbeat-with-lease/node-heartbeat-with-lease pod/fast/pod-ready pod/fast/pod-delete; do echo ---; cat $$stages/$$s.yaml; done > ../../$@.yaml
+
+# bench-many has MANY environments on simulated nodes, and prints what they take of the controller and of the API server.
+MANY ?= 1000
+bench-many: install bin/kwok
+	MANY=$(MANY) KUBECONFIG=$$($(TC) kubeconfig) go test -v -count=1 -tags bench -run TestManyEnvironments -timeout 3h ./test/e2e/
 
 down:
 	$(TC) down

@@ -191,6 +191,8 @@ func newManager(o Options, me *candidate) (manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	watched := watchedOfEnvironments()
+	watched[&corev1.Pod{}] = cache.ByObject{Namespaces: map[string]cache.Config{o.Namespace: {LabelSelector: labels.SelectorFromSet(RouterLabel)}}}
 	mgr, err := ctrl.NewManager(o.Config, ctrl.Options{
 		Scheme:                              scheme,
 		Metrics:                             metricsserver.Options{BindAddress: "0"},
@@ -202,9 +204,7 @@ func newManager(o Options, me *candidate) (manager.Manager, error) {
 		RenewDeadline:                       new(renewDeadline),
 		RetryPeriod:                         new(time.Second),
 		GracefulShutdownTimeout:             new(5 * time.Second),
-		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}: {Namespaces: map[string]cache.Config{o.Namespace: {LabelSelector: labels.SelectorFromSet(RouterLabel)}}},
-		}},
+		Cache:                               cache.Options{ByObject: watched, DefaultTransform: cache.TransformStripManagedFields()},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)

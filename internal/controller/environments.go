@@ -9,13 +9,20 @@ import (
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	"dayfly.dev/dayfly/internal/environment"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -26,11 +33,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 )
 
-// watchEnvironments has the engine reconcile an Environment whenever its spec, what refreshes its source, or the endpoints in its namespace changed. The
-// metadata of slices is there already, for the sessions; nothing else of an environment is kept in memory or watched, but its place.
+// watchEnvironments has the engine reconcile an Environment whenever its spec, what refreshes its source, the endpoints in its namespace, or
+// what was applied there changed. Of all that nothing is kept in memory but traces (see slim) and the environment's place.
 func watchEnvironments(mgr manager.Manager, engine *environment.Engine, wakes *wakes) error {
-	slices := &metav1.PartialObjectMetadata{}
-	slices.SetGroupVersionKind(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"))
+	slices := metadataOf(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"))
 	inside := func(ctx context.Context, o client.Object) []reconcile.Request {
 		return environmentOf(ctx, mgr.GetClient(), o.GetNamespace())
 	}
@@ -41,7 +47,7 @@ func watchEnvironments(mgr manager.Manager, engine *environment.Engine, wakes *w
 		engine.PoliciesChanged()
 		return everyEnvironment(ctx, mgr.GetClient())
 	}
-	return ctrl.NewControllerManagedBy(mgr).Named("environments").
+	b := ctrl.NewControllerManagedBy(mgr).Named("environments").
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: 8,
 			SkipNameValidation:      new(true), // a controller that starts over has the name of the one before
@@ -54,13 +60,69 @@ func watchEnvironments(mgr manager.Manager, engine *environment.Engine, wakes *w
 		WatchesRawSource(source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 			wakes.into.Store(&q)
 			return nil
-		})).
-		Complete(reconcile.Func(func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-			ctx, cancel := context.WithTimeout(ctx, reconcileTime)
-			defer cancel()
-			again, err := engine.Reconcile(ctx, req.NamespacedName)
-			return reconcile.Result{RequeueAfter: again}, err
 		}))
+	for _, gvk := range append([]schema.GroupVersionKind{roleBinding}, environment.Watched...) {
+		b = b.WatchesMetadata(metadataOf(gvk), handler.EnqueueRequestsFromMapFunc(inside), builder.WithPredicates(altered(gvk)))
+	}
+	return b.Complete(reconcile.Func(func(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+		ctx, cancel := context.WithTimeout(ctx, reconcileTime)
+		defer cancel()
+		again, err := engine.Reconcile(ctx, req.NamespacedName)
+		return reconcile.Result{RequeueAfter: again}, err
+	}))
+}
+
+func metadataOf(gvk schema.GroupVersionKind) *metav1.PartialObjectMetadata {
+	m := &metav1.PartialObjectMetadata{}
+	m.SetGroupVersionKind(gvk)
+	return m
+}
+
+// roleBinding is the kind of the last of an environment's guards.
+var roleBinding = rbacv1.SchemeGroupVersion.WithKind("RoleBinding")
+
+// watchedOfEnvironments says what is watched of the kinds that environments consist of: metadata, of environments' objects alone. Services are
+// watched for the sessions as well, and so all of them.
+func watchedOfEnvironments() map[client.Object]cache.ByObject {
+	ours, _ := labels.NewRequirement(v1alpha1.LabelEnvironment, selection.Exists, nil) // an error is of a label that cannot be
+	out := map[client.Object]cache.ByObject{
+		metadataOf(roleBinding): {Field: fields.OneTermEqualSelector("metadata.name", v1alpha1.EnvironmentAccount), Transform: slim},
+	}
+	for _, gvk := range environment.Watched {
+		by := cache.ByObject{Transform: slim}
+		if gvk.Kind != "Service" {
+			by.Label = labels.NewSelector().Add(*ours)
+		}
+		out[metadataOf(gvk)] = by
+	}
+	return out
+}
+
+// annotationTrace is where slim leaves the trace of an object, in memory only.
+const annotationTrace = "dayfly.dev/trace"
+
+// slim leaves of an object's metadata its name, its version, and what tells whether it is still what was applied: a thousand
+// environments have ten thousand of them.
+func slim(o any) (any, error) {
+	m, ok := o.(*metav1.PartialObjectMetadata)
+	if !ok || m.Annotations[annotationTrace] != "" && m.ManagedFields == nil { // it was slim before
+		return o, nil
+	}
+	return &metav1.PartialObjectMetadata{TypeMeta: m.TypeMeta, ObjectMeta: metav1.ObjectMeta{
+		Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Annotations: map[string]string{annotationTrace: environment.Trace(m)},
+	}}, nil
+}
+
+// altered is when somebody changes or deletes what was applied. Of workloads it is every change: they may be ready, or no longer.
+func altered(gvk schema.GroupVersionKind) predicate.Predicate {
+	workload := gvk.Group == appsv1.GroupName || gvk.Kind == "Job"
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, now := e.ObjectOld, e.ObjectNew
+			return before.GetAnnotations()[annotationTrace] != now.GetAnnotations()[annotationTrace] || workload && before.GetResourceVersion() != now.GetResourceVersion()
+		},
+	}
 }
 
 // refreshed is a change of what has the source of an environment looked up again.

@@ -51,10 +51,8 @@ func (e *Engine) render(ctx context.Context, env *v1alpha1.Environment, b *v1alp
 	}
 	for _, c := range r.Components {
 		for _, o := range c.Objects {
-			switch {
-			case keyOf(o).group == "" && o.GetKind() == "Service":
-				markService(o, env)
-			case o.GetKind() == "Job":
+			mark(o, env)
+			if o.GetKind() == "Job" {
 				unstructured.RemoveNestedField(o.Object, "spec", "ttlSecondsAfterFinished") // one that is gone would be applied again
 			}
 		}
@@ -62,8 +60,9 @@ func (e *Engine) render(ctx context.Context, env *v1alpha1.Environment, b *v1alp
 	return r.Components, Check(r.Components)
 }
 
-// markService gives a Service a label which Kubernetes copies to its EndpointSlices: the gateway watches those alone.
-func markService(o *unstructured.Unstructured, env *v1alpha1.Environment) {
+// mark gives an object the label by which the controller watches what is in environments, and nothing else. Kubernetes copies that of a
+// Service to its EndpointSlices, which the gateway watches.
+func mark(o *unstructured.Unstructured, env *v1alpha1.Environment) {
 	labels := o.GetLabels()
 	if labels == nil {
 		labels = map[string]string{}

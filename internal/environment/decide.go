@@ -22,7 +22,7 @@ type Plan struct {
 	Status  v1alpha1.EnvironmentStatus // written before the step is done
 	Step    Step                       // nil: there is nothing to do
 	Recheck time.Duration              // without a step: when to look again at the latest
-	Healed  []string                   // what the step puts back that somebody has changed
+	Healed  []Healing                  // what the step puts back that somebody has changed
 }
 
 // Step is one change of the cluster. It may be done again, and may be interrupted.
@@ -141,7 +141,7 @@ type decision struct {
 	*Observed
 	st      v1alpha1.EnvironmentStatus
 	recheck time.Duration
-	healed  []string
+	healed  []Healing
 }
 
 // live decides for an environment that is to be there.
@@ -259,8 +259,8 @@ func (d *decision) objects() Step {
 				c.State == v1alpha1.ComponentWaiting && runs(m.object) {
 				continue
 			}
-			if drifted(d.Observed, m.key) {
-				d.healed = append(d.healed, healed(d.Live[m.key]))
+			if drifted(d.Observed, m.key) && !d.heal(d.Live[m.key]) {
+				continue
 			}
 			apply = append(apply, m.object)
 			d.record(m.object, p.name)
@@ -453,8 +453,9 @@ func (d *decision) conclude() {
 	}
 }
 
-// lookAgain is when an environment that is ready is looked at though nothing woke us: a change of its endpoints does.
-const lookAgain = 10 * time.Minute
+// lookAgain is when an environment that is ready is looked at though nothing woke us: what a watch shows does (watch.go), and what
+// none shows is looked at by the patrol.
+const lookAgain = 4 * time.Hour
 
 // soon is when to look again at what is on its way: changes of endpoints wake us too, so this is for what has none.
 func (d *decision) soon() time.Duration {

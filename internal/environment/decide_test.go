@@ -342,8 +342,8 @@ func TestDriftIsHealed(t *testing.T) {
 		if p.Step == nil {
 			got = ""
 		}
-		if got != c.want || (len(p.Healed) == 1) != (c.want != "") || c.want != "" && !strings.Contains(p.Healed[0], "deployment/stock: what kubectl-edit has changed") {
-			t.Errorf("%s: step %q, want %q; healed %q", what, got, c.want, p.Healed)
+		if got != c.want || (len(p.Healed) == 1) != (c.want != "") || c.want != "" && !strings.Contains(p.Healed[0].Says, "deployment/stock: what kubectl-edit has changed") {
+			t.Errorf("%s: step %q, want %q; healed %v", what, got, c.want, p.Healed)
 		}
 	}
 }

@@ -4,16 +4,22 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
+// Trace is what of a live object tells whether it is still what was applied. It needs the object's metadata only.
+func Trace(o metav1.Object) string {
+	return fmt.Sprint(fieldsOf(o), " ", o.GetAnnotations()[annotationHash], " ", o.GetDeletionTimestamp() != nil)
+}
+
 // fieldsOf is a hash of the fields that are an environment's own in a live object; "" if that is not known. Whoever else gives
 // one of them a value takes it over. How many replicas there are is left to whoever scales.
-func fieldsOf(u *unstructured.Unstructured) string {
-	for _, m := range u.GetManagedFields() {
+func fieldsOf(o metav1.Object) string {
+	for _, m := range o.GetManagedFields() {
 		if m.Manager != v1alpha1.EnvironmentManager || m.Operation != metav1.ManagedFieldsOperationApply || m.FieldsV1 == nil {
 			continue
 		}
@@ -58,7 +64,22 @@ func (d *decision) note(k key) {
 	}
 }
 
-// healed says in a few words that what somebody changed is put back.
-func healed(u *unstructured.Unstructured) string {
-	return fmt.Sprintf("%s: what %s has changed is put back", keyOf(u), changedBy(u))
+// Healing is an object that somebody has changed and that is put back.
+type Healing struct {
+	object key
+	Says   string
+}
+
+// putBackAgain is how long an object that was put back is left as somebody changes it once more: whoever does so each time is no
+// reason for a loop.
+const putBackAgain = 10 * time.Second
+
+// heal has what somebody changed of an object put back, unless that was done a moment ago.
+func (d *decision) heal(u *unstructured.Unstructured) bool {
+	k := keyOf(u)
+	if at, ok := d.PutBack[k]; ok && d.Now.Sub(at) < putBackAgain {
+		return false
+	}
+	d.healed = append(d.healed, Healing{k, fmt.Sprintf("%s: what %s has changed is put back", k, changedBy(u))})
+	return true
 }

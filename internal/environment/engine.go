@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -63,8 +64,11 @@ type Engine struct {
 	known   known
 	renders chan struct{} // a place for each that may go on at once
 
+	patrol *patrol
+
 	mu      sync.Mutex
 	refused map[client.ObjectKey]map[key]refusal
+	putBack map[client.ObjectKey]map[key]time.Time
 	seen    map[types.UID]time.Time // when an environment with a lease was looked at last
 }
 
@@ -80,8 +84,9 @@ func New(o Options) *Engine {
 		o.Now = time.Now
 	}
 	e := &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, domain: o.Domain, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
-		fetches: newFetches(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
+		fetches: newFetches(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, putBack: map[client.ObjectKey]map[key]time.Time{}, seen: map[types.UID]time.Time{}}
 	e.queue = newQueue(e.policy, o.Now, o.Wake)
+	e.patrol = newPatrol(o.Accounts, o.Wake, o.Logger, o.Now)
 	return e
 }
 
@@ -124,9 +129,12 @@ func (e *Engine) line(ctx context.Context) (out []entry, err error) {
 	}
 }
 
-// Run fetches sources until ctx ends. Without it environments that have one wait.
+// Run fetches sources, and looks at what no watch shows, until ctx ends. Without it environments that have a source wait.
 func (e *Engine) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { e.patrol.run(ctx) })
 	e.fetches.run(ctx)
+	wg.Wait()
 	return nil
 }
 
@@ -134,7 +142,7 @@ func (e *Engine) Run(ctx context.Context) error {
 const stepsAtOnce = 10
 
 // Reconcile brings one environment further. It returns when to look again at the latest; 0 is when something changes. Wakes are
-// to be expected for every change of the Environment and of the endpoints in its namespace.
+// to be expected for every change of the Environment, of the endpoints in its namespace, and of what is Watched there.
 func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Duration, error) {
 	if err := e.queue.fill(func() ([]entry, error) { return e.line(ctx) }); err != nil {
 		return 0, err
@@ -165,13 +173,11 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 		}
 		e.queue.put(entryOf(env, o.Size)) // it may have given up its place
 		if p.Step == nil {
+			e.patrol.put(at, o)
 			return p.Recheck, nil
 		}
 		for _, h := range p.Healed {
-			e.log.Info("drift", "environment", env.Namespace+"/"+env.Name, "object", h)
-			if e.events != nil {
-				e.events.Eventf(env, nil, corev1.EventTypeWarning, "Drift", "Reconcile", "%s", h)
-			}
+			e.healed(env, h)
 		}
 		if s, idle := p.Step.(Sleep); idle && e.events != nil {
 			e.events.Eventf(env, nil, corev1.EventTypeNormal, "Idle", "Reconcile", "falls asleep: %s", s.Why)
@@ -270,10 +276,39 @@ func (e *Engine) looked(env *v1alpha1.Environment, now time.Time) (away bool) {
 	return !ok || now.Sub(last) > env.Spec.Lease.Duration/2
 }
 
+// healed tells that an object is put back, and remembers when.
+func (e *Engine) healed(env *v1alpha1.Environment, h Healing) {
+	e.log.Info("drift", "environment", env.Namespace+"/"+env.Name, "object", h.Says)
+	if e.events != nil {
+		e.events.Eventf(env, nil, corev1.EventTypeWarning, "Drift", "Reconcile", "%s", h.Says)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at := client.ObjectKeyFromObject(env)
+	if e.putBack[at] == nil {
+		e.putBack[at] = map[key]time.Time{}
+	}
+	e.putBack[at][h.object] = e.now()
+}
+
+// putBacks are the objects of an environment that were put back lately, and when.
+func (e *Engine) putBacks(env *v1alpha1.Environment) map[key]time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at := client.ObjectKeyFromObject(env)
+	maps.DeleteFunc(e.putBack[at], func(_ key, when time.Time) bool { return e.now().Sub(when) > putBackAgain })
+	if len(e.putBack[at]) == 0 {
+		delete(e.putBack, at)
+	}
+	return maps.Clone(e.putBack[at])
+}
+
 func (e *Engine) forget(at client.ObjectKey) {
+	e.patrol.drop(at)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.refused, at)
+	delete(e.putBack, at)
 	e.queue.drop(at)
 }
 

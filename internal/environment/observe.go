@@ -42,6 +42,7 @@ type Observed struct {
 	Content    []source.Component // what the requested revision consists of, ready to be applied; nil: not asked for, or Trouble
 	ContentErr error              // why there is no content
 	Refused    map[key]refusal    // objects that the API server did not take lately
+	PutBack    map[key]time.Time  // objects that were put back lately, as somebody had changed them
 
 	Live   map[key]*unstructured.Unstructured // objects of the kinds in the inventory and the content; while ending, of all kinds
 	Pods   []corev1.Pod                       // where a component is not ready, or was not before
@@ -62,7 +63,7 @@ type refusal struct {
 
 // observe reads what there is, live.
 func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Observed, error) {
-	o := &Observed{Now: e.now(), Env: env, Policy: e.policy(env.Namespace).EnvironmentPolicy, Domain: e.domain, Refused: e.refusals(env), Health: map[string]string{}}
+	o := &Observed{Now: e.now(), Env: env, Policy: e.policy(env.Namespace).EnvironmentPolicy, Domain: e.domain, Refused: e.refusals(env), PutBack: e.putBacks(env), Health: map[string]string{}}
 	o.Away, o.Guards = e.looked(env, o.Now), guardsHash(o.rules().guards(), e.system)
 	if over(o) {
 		return o, nil
