@@ -7,7 +7,7 @@ TC = bin/testcluster $(if $(TESTCLUSTER_DIR),--dir $(TESTCLUSTER_DIR))
 # how long make fuzz runs each target
 FUZZTIME ?= 30s
 
-.PHONY: demo test bench bench-many soak fuzz build chart cluster images applications install unit e2e generate check down clean debs
+.PHONY: demo test bench bench-many soak stages fuzz build chart cluster images applications install unit e2e generate check down clean debs
 
 demo: build
 	test/demo.sh
@@ -124,6 +124,12 @@ bench: install
 	$(TC) image -o bin/bench.tar docker.io/dayfly/bench:dev --deb nginx-light --deb libnginx-mod-stream --deb haproxy
 	$(TC) load bin/bench.tar
 	KUBECONFIG=$$($(TC) kubeconfig) go test -v -count=1 -tags bench -run TestBench -timeout 30m ./test/e2e/
+
+# stages has every fault at every point of a stage, which make test has some of, and prints how each went.
+stages: install applications
+	STAGES=all KUBECONFIG=$$($(TC) kubeconfig) go test -v -count=1 -timeout 1h -run 'AnyPointOfAStage$$|TestWhateverEndsAStage|TestStageSays' ./test/e2e/ | tee bin/stages.log
+	@echo "$$(grep -c -- '--- PASS: .*/' bin/stages.log) passed, $$(grep -c -- '--- FAIL: .*/' bin/stages.log) failed"
+	@! grep -q '^FAIL' bin/stages.log
 
 # kwok plays nodes; how, its own stages say.
 bin/kwok: test/nodes/go.sum

@@ -53,6 +53,7 @@ const (
 	stageReady    = 10 * time.Minute
 	stageTimeout  = time.Hour
 	stageTeardown = 2 * time.Minute
+	stageCollect  = 2 * time.Minute // the API server may be away for one
 )
 
 const (
@@ -200,8 +201,7 @@ func (o *stageOptions) one(ctx context.Context) (*running, error) {
 		r.leave()
 		return r, ctx.Err()
 	}
-	stop()
-	return r, r.end(ctx, code)
+	return r, r.end(ctx, code) // its lease is renewed to the end: to keep what is to be kept may take longer
 }
 
 // renew shows that this process is there, and notices when the environment is not.
@@ -238,7 +238,7 @@ func (r *running) work(ctx context.Context) int {
 	}
 	until, stop := context.WithCancel(ctx)
 	defer stop()
-	vars, err := r.vars(until)
+	vars, err := r.patientVars(ctx, until)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.app.warn("%s", err)
@@ -269,6 +269,31 @@ func (r *running) work(ctx context.Context) int {
 type stageVars struct {
 	env        []string
 	kubeconfig string
+}
+
+// patientVars are the vars, though the API server may be away for a while. What they open is open until the second context ends.
+func (r *running) patientVars(ctx, until context.Context) (v stageVars, err error) {
+	ctx, cancel := context.WithTimeout(ctx, r.ready)
+	defer cancel()
+	err = r.whenThere(ctx, func() (err error) {
+		v, err = r.vars(until)
+		return err
+	})
+	return v, err
+}
+
+// whenThere does something, and again if the API server was away meanwhile.
+func (r *running) whenThere(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if !kube.Away(err) || ctx.Err() != nil {
+			return err
+		}
+		if r.cluster.Ping(ctx) == nil { // it is back, or another than the API server is away, such as a node
+			return do()
+		}
+		pause(ctx, lookEvery)
+	}
 }
 
 // vars are what the command finds in its environment.
@@ -395,7 +420,8 @@ func (r *running) collect(ctx context.Context, code int) {
 	if dir == "" {
 		return
 	}
-	if err := stage.Collect(ctx, r.cluster.Config, r.view.Namespace, dir); err != nil && ctx.Err() == nil {
+	err := r.whenThere(ctx, func() error { return stage.Collect(ctx, r.cluster.Config, r.view.Namespace, dir) })
+	if err != nil && ctx.Err() == nil {
 		r.app.warn("not all could be kept: %s", kube.Explain(err))
 	}
 	r.view.Artifacts = dir
@@ -431,7 +457,7 @@ func (r *running) remove() error {
 
 // end keeps what is to be kept, takes the environment down, and says how the stage went.
 func (r *running) end(ctx context.Context, code int) error {
-	collecting, cancel := context.WithTimeout(ctx, time.Minute)
+	collecting, cancel := context.WithTimeout(ctx, stageCollect)
 	r.collect(collecting, code)
 	cancel()
 	if code == stageFailed && r.keepFor > 0 {

@@ -36,12 +36,6 @@ func (e *Engine) render(ctx context.Context, env *v1alpha1.Environment, b *v1alp
 	if have := folder.Digest(); have != b.Spec.Digest {
 		return nil, usererr.New(usererr.Refused, "make the blueprint with dayfly env create -f", "blueprint %s holds a folder with the digest %s and says %s", b.Name, have, b.Spec.Digest)
 	}
-	select {
-	case e.renders <- struct{}{}:
-		defer func() { <-e.renders }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 	r, err := e.renderer(ctx, folder, RenderOptions(env))
 	if err != nil {
 		return nil, err

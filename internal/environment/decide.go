@@ -208,6 +208,12 @@ func (d *decision) content() (Step, bool) {
 	switch {
 	case err == nil:
 		return nil, false
+	case errors.Is(err, errRendering):
+		d.recheck = 2 * renderTime // whoever renders wakes us
+		if d.st.Revisions.Ready != d.st.Revisions.Requested { // else it is only looked at whether it still is what it should be
+			d.working(ReasonMaking, "rendering")
+		}
+		return nil, true
 	case errors.Is(err, errNoBlueprint):
 		d.recheck = min(d.recheck, 5*time.Second)
 		if d.Now.Sub(d.st.RequestedAt.Time) < time.Minute {

@@ -62,7 +62,7 @@ type Engine struct {
 	fetches *fetches
 	queue   *queue
 	known   known
-	renders chan struct{} // a place for each that may go on at once
+	renders *renders
 
 	patrol *patrol
 
@@ -71,9 +71,6 @@ type Engine struct {
 	putBack map[client.ObjectKey]map[key]time.Time
 	seen    map[types.UID]time.Time // when an environment with a lease was looked at last
 }
-
-// RendersAtOnce bounds what rendering takes of the controller's memory and time.
-const RendersAtOnce = 2
 
 // New returns an engine.
 func New(o Options) *Engine {
@@ -84,8 +81,9 @@ func New(o Options) *Engine {
 		o.Now = time.Now
 	}
 	e := &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, domain: o.Domain, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
-		fetches: newFetches(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, putBack: map[client.ObjectKey]map[key]time.Time{}, seen: map[types.UID]time.Time{}}
+		fetches: newFetches(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, refused: map[client.ObjectKey]map[key]refusal{}, putBack: map[client.ObjectKey]map[key]time.Time{}, seen: map[types.UID]time.Time{}}
 	e.queue = newQueue(e.policy, o.Now, o.Wake)
+	e.renders = newRenders(o.Wake)
 	e.patrol = newPatrol(o.Accounts, o.Wake, o.Logger, o.Now)
 	return e
 }
@@ -129,9 +127,10 @@ func (e *Engine) line(ctx context.Context) (out []entry, err error) {
 	}
 }
 
-// Run fetches sources, and looks at what no watch shows, until ctx ends. Without it environments that have a source wait.
+// Run fetches sources, renders, and looks at what no watch shows, until ctx ends. Without it environments that are not ready wait.
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	wg.Go(func() { e.renders.run(ctx, e.renderOne) })
 	wg.Go(func() { e.patrol.run(ctx) })
 	e.fetches.run(ctx)
 	wg.Wait()

@@ -55,6 +55,9 @@ func (o *Observed) rules() rules { return rules{o.Policy} }
 // errNoBlueprint is a Blueprint that is not there, which may still come.
 var errNoBlueprint = errors.New("there is no such blueprint")
 
+// errRendering is content that is not there yet: whoever renders wakes the environment.
+var errRendering = errors.New("its objects are being rendered")
+
 // refusal is why an object was not taken.
 type refusal struct {
 	hash, why string
@@ -231,27 +234,29 @@ func (e *Engine) observeEnd(ctx context.Context, o *Observed) error {
 	return err
 }
 
-// content is what the environment's revision consists of.
+// content is what the environment's revision consists of, or errRendering.
 func (e *Engine) content(ctx context.Context, env *v1alpha1.Environment) ([]source.Component, error) {
-	b := &v1alpha1.Blueprint{}
-	at := client.ObjectKey{Namespace: env.Namespace, Name: env.Spec.Blueprint}
-	id := contentID(env)
-	if known, ok := e.known.get(id); ok {
+	if known, ok := e.known.get(contentID(env)); ok {
 		return known.components, known.err
 	}
-	err := e.reader.Get(ctx, at, b)
+	if _, err := e.blueprint(ctx, env); err != nil {
+		return nil, err
+	}
+	e.renders.ask(env)
+	return nil, errRendering
+}
+
+// blueprint is what an environment is made from.
+func (e *Engine) blueprint(ctx context.Context, env *v1alpha1.Environment) (*v1alpha1.Blueprint, error) {
+	b := &v1alpha1.Blueprint{}
+	err := e.reader.Get(ctx, client.ObjectKey{Namespace: env.Namespace, Name: env.Spec.Blueprint}, b)
 	if apierrors.IsNotFound(err) {
 		return nil, errNoBlueprint
 	}
 	if err != nil {
-		return nil, unavailable{fmt.Errorf("reading blueprint %s: %w", at.Name, err)}
+		return nil, unavailable{fmt.Errorf("reading blueprint %s: %w", env.Spec.Blueprint, err)}
 	}
-	r, err := e.render(ctx, env, b)
-	if ctx.Err() != nil {
-		return nil, unavailable{ctx.Err()}
-	}
-	e.known.put(id, r, err)
-	return r, err
+	return b, nil
 }
 
 func contentID(env *v1alpha1.Environment) string {

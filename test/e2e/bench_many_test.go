@@ -28,7 +28,8 @@ import (
 )
 
 const (
-	manyAtOnce   = 20   // environments on their way at a time
+	manyAtOnce   = 20 // environments on their way at a time
+	manyWait     = 15 * time.Minute
 	podsOfNode   = 1000 // that is simulated
 	simulated    = "dayfly.dev/simulated"
 	simulatedBy  = "kwok.x-k8s.io/node" // the annotation of the nodes that kwok plays
@@ -124,7 +125,7 @@ func makeLike(t *testing.T, pattern *v1alpha1.Environment, name string) {
 		t.Error(err)
 		return
 	}
-	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(time.Second) {
+	for deadline := time.Now().Add(manyWait); ; time.Sleep(time.Second) {
 		err := cluster.Get(t.Context(), client.ObjectKeyFromObject(e), e)
 		if err == nil && meta.IsStatusConditionTrue(e.Status.Conditions, v1alpha1.ConditionReady) {
 			return
@@ -143,7 +144,7 @@ func endMany(t *testing.T, home string) {
 	inTurn(len(names), func(i int) {
 		e := &v1alpha1.Environment{ObjectMeta: metav1.ObjectMeta{Namespace: home, Name: names[i]}}
 		_ = cluster.Delete(ctx, e)
-		for deadline := time.Now().Add(5 * time.Minute); cluster.Get(ctx, client.ObjectKeyFromObject(e), e) == nil; time.Sleep(time.Second) {
+		for deadline := time.Now().Add(manyWait); cluster.Get(ctx, client.ObjectKeyFromObject(e), e) == nil; time.Sleep(time.Second) {
 			if time.Now().After(deadline) {
 				t.Errorf("environment %s does not end: %+v", e.Name, e.Status.Conditions)
 				return
