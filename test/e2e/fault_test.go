@@ -235,11 +235,7 @@ func TestUninstallRestores(t *testing.T) {
 	before := snapshot(t, ns)
 	l := newLaptop(t, ns)
 	port := fmt.Sprint(l.answer("laptop"))
-	t.Cleanup(func() { // the tests that follow need it
-		if out, err := exec.Command(binDayfly, "install", "--domain", domain).CombinedOutput(); err != nil {
-			t.Errorf("installing again: %v\n%s", err, out)
-		}
-	})
+	installAgain(t)
 	l.dayfly("intercept", "service", "web", "-r", "80", "-l", port, "--session", "ada", "--drain", "1s", "--detach")
 	l.dayfly("uninstall")
 	checkRestored(t, ns, before)
@@ -247,13 +243,70 @@ func TestUninstallRestores(t *testing.T) {
 
 	l.dayfly("install", "--domain", domain)
 	l.dayfly("intercept", "service", "web", "-r", "80", "-l", port, "--session", "ada", "--drain", "1s", "--detach")
-	kubectl(t, "-n", "dayfly-system", "scale", "deploy", "--all", "--replicas=0")
-	kubectl(t, "-n", "dayfly-system", "delete", "pod", "--all", "--force", "--grace-period=0")
+	stopDayfly(t)
 	other := newNamespace(t)
 	kubectl(t, "delete", "namespace", other, "--timeout=60s")
 	l.dayfly("uninstall", "--force")
 	checkRestored(t, ns, before)
 	checkNoTrace(t)
+}
+
+// uninstall does not take environments with it unless it is told to: it names them and changes nothing. When it is, nothing of them is
+// left, also where dayfly itself no longer runs: then this laptop ends them. Not parallel: dayfly is not there meanwhile.
+func TestUninstallWithEnvironments(t *testing.T) {
+	home := newNamespace(t)
+	before := snapshot(t, home)
+	l := newLaptop(t, home)
+	installAgain(t)
+	refuses := func(args ...string) {
+		t.Helper()
+		if _, says, code := l.try(append([]string{"uninstall"}, args...)...); code != 8 || !strings.Contains(says, home+"/pr-1") || !strings.Contains(says, "--delete-environments") {
+			t.Errorf("uninstall %s: exit code %d, want 8\n%s", args, code, says)
+		}
+	}
+	nothingLeft := func() {
+		t.Helper()
+		checkRestored(t, home, before)
+		checkNobodySpeaksOf(t, "env-"+home+"-pr-1")
+		checkNoTrace(t)
+		if out := kubectl(t, "get", "namespace", "-l", v1alpha1.LabelEnvironment, "-o", "name"); out != "" {
+			t.Errorf("left: %s", out)
+		}
+	}
+	l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""))
+	refuses()
+	if e := getEnv(t, home, "pr-1"); !e.DeletionTimestamp.IsZero() || e.Status.Revisions.Ready == "" {
+		t.Errorf("it was changed: %+v", e.Status)
+	}
+	l.dayfly("uninstall", "--delete-environments")
+	nothingLeft()
+
+	l.dayfly("install", "--domain", domain)
+	l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""))
+	stopDayfly(t)
+	refuses("--force")
+	if _, says, code := l.try("uninstall", "--delete-environments", "--timeout", "5s"); code == 0 || !strings.Contains(says, "--force --delete-environments") {
+		t.Errorf("with nobody there to end them: exit code %d\n%s", code, says)
+	}
+	l.dayfly("uninstall", "--force", "--delete-environments")
+	nothingLeft()
+}
+
+// installAgain has dayfly there when the test is over: those that follow need it.
+func installAgain(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		if out, err := exec.Command(binDayfly, "install", "--domain", domain).CombinedOutput(); err != nil {
+			t.Errorf("installing again: %v\n%s", err, out)
+		}
+	})
+}
+
+// stopDayfly leaves nothing of dayfly's running.
+func stopDayfly(t *testing.T) {
+	t.Helper()
+	kubectl(t, "-n", system, "scale", "deploy", "--all", "--replicas=0")
+	kubectl(t, "-n", system, "delete", "pod", "--all", "--force", "--grace-period=0")
 }
 
 // checkNoTrace fails the test if anything of dayfly is left in the cluster.
