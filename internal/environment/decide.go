@@ -210,7 +210,7 @@ func (d *decision) content() (Step, bool) {
 		return nil, false
 	case errors.Is(err, errRendering):
 		d.recheck = 2 * renderTime // whoever renders wakes us
-		if d.st.Revisions.Ready != d.st.Revisions.Requested { // else it is only looked at whether it still is what it should be
+		if d.st.Revisions.Ready != d.st.Revisions.Requested {
 			d.working(ReasonMaking, "rendering")
 		}
 		return nil, true

@@ -8,6 +8,11 @@
 //	changed    components whose objects differ → ready → objects that are no longer in it are deleted
 //	ended      components, those that others need last → what else holds on by a finalizer → namespace → finalizer
 //
+// # What wakes it
+//
+// Every change of the Environment, of the endpoints in its namespace, and of what is Watched there wakes it; what no watch shows, the
+// patrol looks at (watch.go). Whoever renders (renders.go) or fetches (fetches.go) for it does so beside the passes, and wakes it.
+//
 // # Whose turn
 //
 // Where an EnvironmentPolicy limits what is awake, an environment has a place from when its turn has come until it is asleep or gone.

@@ -137,8 +137,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	return nil
 }
 
-// stepsAtOnce bounds how long one pass may keep others waiting.
-const stepsAtOnce = 10
+// stepsAtOnce and longPass bound how long one pass may keep others waiting.
+const (
+	stepsAtOnce = 10
+	longPass    = 500 * time.Millisecond
+)
 
 // Reconcile brings one environment further. It returns when to look again at the latest; 0 is when something changes. Wakes are
 // to be expected for every change of the Environment, of the endpoints in its namespace, and of what is Watched there.
@@ -146,7 +149,11 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 	if err := e.queue.fill(func() ([]entry, error) { return e.line(ctx) }); err != nil {
 		return 0, err
 	}
+	began := e.now()
 	for range stepsAtOnce {
+		if e.now().Sub(began) > longPass {
+			break
+		}
 		env := &v1alpha1.Environment{}
 		if err := e.reader.Get(ctx, at, env); err != nil {
 			if apierrors.IsNotFound(err) {
