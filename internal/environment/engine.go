@@ -59,6 +59,7 @@ type Engine struct {
 	labels   func(string) map[string]string
 
 	fetches *fetches
+	clones  *clones
 	queue   *queue
 	known   known
 	renders chan struct{} // a place for each that may go on at once
@@ -80,7 +81,7 @@ func New(o Options) *Engine {
 		o.Now = time.Now
 	}
 	e := &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, domain: o.Domain, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
-		fetches: newFetches(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
+		fetches: newFetches(o.Reader, o.Fetcher), clones: newClones(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, renders: make(chan struct{}, RendersAtOnce), refused: map[client.ObjectKey]map[key]refusal{}, seen: map[types.UID]time.Time{}}
 	e.queue = newQueue(e.policy, o.Now, o.Wake)
 	return e
 }
@@ -124,9 +125,12 @@ func (e *Engine) line(ctx context.Context) (out []entry, err error) {
 	}
 }
 
-// Run fetches sources until ctx ends. Without it environments that have one wait.
+// Run fetches sources and clones databases until ctx ends. Without it environments that have any wait.
 func (e *Engine) Run(ctx context.Context) error {
-	e.fetches.run(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { e.fetches.run(ctx) })
+	wg.Go(func() { e.clones.run(ctx) })
+	wg.Wait()
 	return nil
 }
 
@@ -145,6 +149,7 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 			if apierrors.IsNotFound(err) {
 				e.forget(at)
 				e.fetches.forget(at)
+				e.clones.forget(at)
 			}
 			return 0, client.IgnoreNotFound(err)
 		}
