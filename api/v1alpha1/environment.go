@@ -85,6 +85,18 @@ type EnvironmentSpec struct {
 	// +kubebuilder:validation:items:MaxLength=63
 	Only []string `json:"only,omitempty"`
 
+	// DataSecrets are the Secrets in the same namespace that data of components may be cloned with, as dayfly.yaml says. Who names one,
+	// or changes what an environment consists of that does, must be able to read it, and so must dayfly's controller, by a Role in
+	// this namespace.
+	//
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
+	DataSecrets []string `json:"dataSecrets,omitempty"`
+
 	// Replicas of the environment: 1, or 0 for one that is asleep. That runs nothing: its workloads have no pods, its CronJobs are
 	// suspended, and all else stays. kubectl scale changes it too; a request to one of its addresses makes it 1.
 	//
@@ -399,6 +411,14 @@ type EnvironmentStatus struct {
 	// +kubebuilder:validation:MaxItems=1000
 	Inventory []InventoryItem `json:"inventory,omitempty"`
 
+	// Clones are the databases on servers elsewhere that were made for components, or are about to be, and are not known to be gone.
+	//
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	Clones []DatabaseClone `json:"clones,omitempty"`
+
 	// Blocked are the objects that hold up the end of the environment.
 	//
 	// +optional
@@ -624,6 +644,31 @@ type InventoryItem struct {
 	//
 	// +optional
 	Fields string `json:"fields,omitempty"`
+}
+
+// DatabaseClone is a database that is a copy of another one on its server. It is written down here before it is made, and taken out
+// when it is seen to be gone.
+type DatabaseClone struct {
+	// Name of the database, and of the login that owns it.
+	Name string `json:"name"`
+
+	Component string `json:"component"`
+
+	// Of which database it is a copy.
+	Of string `json:"of"`
+
+	// SecretName is the Secret in the environment's home that opens the server.
+	SecretName string `json:"secretName"`
+
+	// Server is the host and the port, once it has let dayfly in: before that nothing is made.
+	//
+	// +optional
+	Server string `json:"server,omitempty"`
+
+	// Class of what is in it, as the Secret says: synthetic, masked, or pii; likewise.
+	//
+	// +optional
+	Class string `json:"class,omitempty"`
 }
 
 // Blocker is an object that is asked to end and does not.

@@ -34,6 +34,7 @@ type envSpecOptions struct {
 	images   []string
 	replicas []string
 	only     []string
+	data     []string
 }
 
 func (o *envSpecOptions) flags(cmd *cobra.Command) {
@@ -42,6 +43,7 @@ func (o *envSpecOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&o.images, "image", nil, "`COMPONENT=IMAGE` to run, or only a tag (:v2) or a digest (@sha256:…); can be repeated")
 	cmd.Flags().StringArrayVar(&o.replicas, "replicas", nil, "`COMPONENT=N`; can be repeated")
 	cmd.Flags().StringSliceVar(&o.only, "only", nil, "these components, and what they need (default all)")
+	cmd.Flags().StringSliceVar(&o.data, "data-secret", nil, "`SECRETS` of the home that data of components may be cloned with, as dayfly.yaml says; '' for none")
 	_ = cmd.MarkFlagDirname("file")
 }
 
@@ -93,6 +95,9 @@ func (o *envSpecOptions) into(s *v1alpha1.EnvironmentSpec) error {
 	}
 	if o.only != nil {
 		s.Only = o.only
+	}
+	if o.data != nil {
+		s.DataSecrets = o.data
 	}
 	return nil
 }

@@ -44,6 +44,8 @@ type pipelineStep struct {
 	GitSecret string `json:"git-secret,omitempty"`
 	OCISecret string `json:"oci-secret,omitempty"`
 
+	DataSecret []string `json:"data-secret,omitempty"`
+
 	Timeout       metav1.Duration `json:"timeout,omitempty"`
 	ReadyTimeout  metav1.Duration `json:"ready-timeout,omitempty"`
 	TTL           metav1.Duration `json:"ttl,omitempty"`
@@ -158,7 +160,7 @@ func (o *pipelineOptions) options(s pipelineStep, writing *sync.Mutex) *stageOpt
 	}
 	one := &stageOptions{
 		name: s.Name, command: []string{"sh", "-c", s.Run}, junit: s.JUnit, output: "table",
-		envSpecOptions: envSpecOptions{source: s.source(), set: s.Set, images: s.Image, replicas: s.Replicas, only: s.Only},
+		envSpecOptions: envSpecOptions{source: s.source(), set: s.Set, images: s.Image, replicas: s.Replicas, only: s.Only, data: s.DataSecret},
 		ttl:            given(s.TTL, stageTTL), ready: given(s.ReadyTimeout, stageReady), timeout: given(s.Timeout, stageTimeout), teardown: stageTeardown,
 		keepFor: s.KeepOnFailure.Duration,
 	}

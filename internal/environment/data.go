@@ -85,7 +85,7 @@ func awake(s *v1alpha1.EnvironmentSpec) string {
 	return RevisionOf(s)
 }
 
-// kept identifies what a component keeps: the oldest claim of its pods, or the oldest pod where they have none. It is "" while the
+// kept identifies what a component keeps: its clone, the oldest claim of its pods, or the oldest pod where they have none. It is "" while the
 // component is not ready, but for the steps themselves.
 func (p *part) kept(o *Observed) string {
 	var first *metav1.ObjectMeta
@@ -103,6 +103,9 @@ func (p *part) kept(o *Observed) string {
 			return ""
 		}
 		pods = append(pods, podsOf(o, o.Live[m.key])...)
+	}
+	if p.cloned != "" {
+		return hash(p.cloned)
 	}
 	for _, pod := range pods {
 		for _, v := range pod.Spec.Volumes {

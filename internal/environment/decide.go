@@ -39,6 +39,8 @@ type (
 	Apply           struct{ Objects []*unstructured.Unstructured } // as its account
 	Remove          struct{ Objects []*unstructured.Unstructured } // likewise
 	RemoveNamespace struct{}                                       // with all that is in it
+	Clone           struct{ Databases []v1alpha1.DatabaseClone }   // has them made, where they are to be
+	Drop            struct{ Databases []v1alpha1.DatabaseClone }   // has them taken away
 )
 
 func (Expire) step()          {}
@@ -51,6 +53,8 @@ func (Guard) step()           {}
 func (Apply) step()           {}
 func (Remove) step()          {}
 func (RemoveNamespace) step() {}
+func (Clone) step()           {}
+func (Drop) step()            {}
 
 // The reasons of the condition Ready.
 const (
@@ -242,7 +246,9 @@ func (d *decision) objects() Step {
 	ps := parts(d.Observed)
 	state := map[string]v1alpha1.ComponentState{}
 	var apply, anew []*unstructured.Unstructured
+	var clone []v1alpha1.DatabaseClone
 	d.st.Components = nil
+	d.cloned()
 	whole := true
 	for _, p := range ps {
 		c, early := d.component(ps, p, state)
@@ -257,6 +263,10 @@ func (d *decision) objects() Step {
 				continue
 			}
 			whole = false
+			if m.shut {
+				clone = append(clone, d.cloneNow(p, m)...)
+				continue
+			}
 			if changed != nil || m.step != "" && !p.due(d.Observed, m) {
 				continue
 			}
@@ -277,6 +287,10 @@ func (d *decision) objects() Step {
 	if whole && d.Content != nil {
 		d.st.Revisions.Applied = d.st.Revisions.Requested
 	}
+	if len(clone) > 0 {
+		d.conclude()
+		return Clone{clone}
+	}
 	if len(apply) > 0 {
 		if d.st.Revisions.Applied != d.st.Revisions.Requested {
 			d.st.Revisions.Applied = "" // from now on, it may be some of each
@@ -296,6 +310,13 @@ func (d *decision) objects() Step {
 			return nil
 		}
 		return Remove{remove}
+	}
+	if whole && d.allReady() {
+		step, holds := d.drop(d.stale(ps))
+		if left := d.stale(ps); len(left) > 0 {
+			d.working(ReasonStarting, strings.Join(append(holds, fmt.Sprintf("database %s is no longer in it", left[0].Name)), "; "))
+			return step
+		}
 	}
 	if whole && d.Content != nil && d.allReady() {
 		d.st.Revisions.Ready = d.st.Revisions.Requested

@@ -40,8 +40,10 @@ func anObject(apiVersion, kind, name string) *unstructured.Unstructured {
 type world struct {
 	Observed
 	content []source.Component
-	made    int  // objects
-	ready   bool // deployments come up
+	made    int               // objects
+	ready   bool              // deployments come up
+	server  map[string]string // password by the name of a database on a server elsewhere
+	class   string            // of what is there
 	held    map[key]bool
 }
 
@@ -81,6 +83,14 @@ func (w *world) pass() string {
 				continue
 			}
 			delete(w.Live, keyOf(o))
+		}
+	case Clone:
+		for _, c := range s.Databases {
+			w.clone(c)
+		}
+	case Drop:
+		for _, c := range s.Databases {
+			w.drop(c)
 		}
 	case RemoveNamespace:
 		w.Namespace, w.Guarded, w.Live = nil, false, map[key]*unstructured.Unstructured{}

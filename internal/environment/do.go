@@ -66,6 +66,16 @@ func (e *Engine) do(ctx context.Context, env *v1alpha1.Environment, s Step) erro
 		return e.apply(ctx, env, s.Objects)
 	case Remove:
 		return e.remove(ctx, env, s.Objects)
+	case Clone:
+		for _, c := range s.Databases {
+			e.clones.begin(client.ObjectKeyFromObject(env), c, false, e.now())
+		}
+		return nil
+	case Drop:
+		for _, c := range s.Databases {
+			e.clones.begin(client.ObjectKeyFromObject(env), c, true, e.now())
+		}
+		return nil
 	case RemoveNamespace:
 		return named("deleting the namespace of", env, client.IgnoreNotFound(e.client.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: NamespaceOf(env)}})))
 	}

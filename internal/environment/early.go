@@ -18,9 +18,9 @@ func (p part) waits(all []part, need string) bool {
 	return slices.ContainsFunc(all, func(other part) bool { return other.name == need && other.once() })
 }
 
-// once says whether a component has something that runs to its end.
+// once says whether a component has something that runs to its end, or is made for it elsewhere.
 func (p part) once() bool {
-	return slices.ContainsFunc(p.members, func(m member) bool { return m.kind == "Job" || m.kind == "Pod" })
+	return p.cloned != "" || slices.ContainsFunc(p.members, func(m member) bool { return m.kind == "Job" || m.kind == "Pod" })
 }
 
 // knownTime is how long after a pod is ready nodes may not lead to it yet.

@@ -32,7 +32,16 @@ func (d *decision) end() Step {
 	}
 	d.working(ReasonEnding, "")
 	if d.Namespace == nil || !owns(d.Env, d.Namespace) {
-		return Release{}
+		step, holds := d.drop(d.st.Clones) // nobody of it is connected any more
+		if len(d.st.Clones) == 0 {
+			return Release{}
+		}
+		d.working(ReasonEnding, fmt.Sprintf("database %s is being taken away", d.st.Clones[0].Name))
+		for _, says := range holds {
+			d.st.Blocked = append(d.st.Blocked, v1alpha1.Blocker{Object: says})
+		}
+		d.blocked()
+		return step
 	}
 	if !d.Namespace.DeletionTimestamp.IsZero() {
 		d.namespaceEnds()

@@ -60,6 +60,7 @@ type Engine struct {
 	labels   func(string) map[string]string
 
 	fetches *fetches
+	clones  *clones
 	queue   *queue
 	known   known
 	renders *renders
@@ -81,7 +82,7 @@ func New(o Options) *Engine {
 		o.Now = time.Now
 	}
 	e := &Engine{client: o.Client, reader: o.Reader, accounts: o.Accounts, system: o.System, domain: o.Domain, renderer: o.Render, get: o.Get, log: o.Logger, events: o.Events, now: o.Now,
-		fetches: newFetches(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, refused: map[client.ObjectKey]map[key]refusal{}, putBack: map[client.ObjectKey]map[key]time.Time{}, seen: map[types.UID]time.Time{}}
+		fetches: newFetches(o.Reader, o.Fetcher), clones: newClones(o.Reader, o.Fetcher), policies: o.Policies, labels: o.Labels, refused: map[client.ObjectKey]map[key]refusal{}, putBack: map[client.ObjectKey]map[key]time.Time{}, seen: map[types.UID]time.Time{}}
 	e.queue = newQueue(e.policy, o.Now, o.Wake)
 	e.renders = newRenders(o.Wake)
 	e.patrol = newPatrol(o.Accounts, o.Wake, o.Logger, o.Now)
@@ -127,12 +128,14 @@ func (e *Engine) line(ctx context.Context) (out []entry, err error) {
 	}
 }
 
-// Run fetches sources, renders, and looks at what no watch shows, until ctx ends. Without it environments that are not ready wait.
+// Run fetches sources, clones databases, renders, and looks at what no watch shows, until ctx ends. Without it environments that are
+// not ready wait.
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	wg.Go(func() { e.fetches.run(ctx) })
+	wg.Go(func() { e.clones.run(ctx) })
 	wg.Go(func() { e.renders.run(ctx, e.renderOne) })
 	wg.Go(func() { e.patrol.run(ctx) })
-	e.fetches.run(ctx)
 	wg.Wait()
 	return nil
 }
@@ -159,6 +162,7 @@ func (e *Engine) Reconcile(ctx context.Context, at client.ObjectKey) (time.Durat
 			if apierrors.IsNotFound(err) {
 				e.forget(at)
 				e.fetches.forget(at)
+				e.clones.forget(at)
 			}
 			return 0, client.IgnoreNotFound(err)
 		}

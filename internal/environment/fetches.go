@@ -9,9 +9,6 @@ import (
 
 	"dayfly.dev/dayfly/api/v1alpha1"
 	"dayfly.dev/dayfly/internal/fetch"
-	"dayfly.dev/dayfly/internal/usererr"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -223,19 +220,6 @@ func (f *fetches) ask(ctx context.Context, j *job) (*fetch.Request, error) {
 	if name == "" {
 		return r, nil
 	}
-	secret := &corev1.Secret{}
-	err = f.reader.Get(ctx, client.ObjectKey{Namespace: j.home, Name: name}, secret)
-	switch {
-	case apierrors.IsForbidden(err):
-		return nil, usererr.New(usererr.Forbidden, fmt.Sprintf("whoever rules the namespace lets it, for this Secret only: "+
-			"kubectl create role dayfly-source-%[1]s -n %[2]s --verb get --resource secrets --resource-name %[1]s; "+
-			"kubectl create rolebinding dayfly-source-%[1]s -n %[2]s --role dayfly-source-%[1]s --serviceaccount %[3]s", name, j.home, f.Account),
-			"%s: dayfly may not read Secret %s", fetch.Name(&j.source), name)
-	case apierrors.IsNotFound(err):
-		return nil, usererr.New(usererr.NotFound, "", "%s: there is no Secret %s in namespace %s", fetch.Name(&j.source), name, j.home)
-	case err != nil:
-		return nil, fmt.Errorf("reading Secret %s: %w", name, err)
-	}
-	r.Secret = secret.Data
-	return r, nil
+	r.Secret, err = secretOf(ctx, f.reader, j.home, name, f.Account, fetch.Name(&j.source))
+	return r, err
 }

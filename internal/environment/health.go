@@ -29,6 +29,7 @@ type part struct {
 	said    bool // somebody has declared the needs
 	health  *source.Health
 	data    string // the class of what it keeps; "": nothing is said of it
+	cloned  string // the database elsewhere that it keeps it in; "": none
 	members []member
 }
 
@@ -39,6 +40,8 @@ type member struct {
 	step   string                     // of the component's data that it is, as source.Steps has it; "": none
 	of     string                     // for a step: what it must have been done to; "": it is not all there yet
 	rests  bool                       // for a step: the environment is asleep
+	clone  *source.Clone              // what the database is a copy of that it opens; nil: it opens none
+	shut   bool                       // it opens one, and how is not known
 }
 
 // parts are the components in an order in which each comes after those that it needs.
@@ -47,7 +50,7 @@ func parts(o *Observed) []part {
 	for _, c := range o.Content {
 		p := part{name: c.Name, needs: c.Needs, said: c.Said, health: c.Health, data: classOf(o, c)}
 		for _, obj := range c.Objects {
-			p.members = append(p.members, member{key: keyOf(obj), object: obj, step: stepOf(obj)})
+			p.members = append(p.members, member{key: keyOf(obj), object: obj, step: stepOf(obj), clone: source.CloneOf(obj)})
 		}
 		out = append(out, p)
 	}
@@ -56,13 +59,14 @@ func parts(o *Observed) []part {
 			p := part{name: c.Name, needs: c.Needs, data: c.Data}
 			for _, i := range o.Env.Status.Inventory {
 				if i.Component == c.Name {
-					p.members = append(p.members, member{key: itemKey(i), step: stepOf(o.Live[itemKey(i)])})
+					p.members = append(p.members, member{key: itemKey(i), step: stepOf(o.Live[itemKey(i)]), clone: source.CloneOf(o.Live[itemKey(i)])})
 				}
 			}
 			out = append(out, p)
 		}
 	}
 	for i := range out {
+		out[i].open(o)
 		out[i].follow(o)
 	}
 	depth := depths(out)
@@ -97,7 +101,7 @@ func applied(o *Observed, m member) bool {
 	if m.step != "" {
 		return m.rests || m.of != "" && live != nil && live.GetDeletionTimestamp() == nil && m.doneTo(live)
 	}
-	return live != nil && live.GetDeletionTimestamp() == nil && (m.object == nil || live.GetAnnotations()[annotationHash] == hashOf(m.object)) && !drifted(o, m.key)
+	return live != nil && live.GetDeletionTimestamp() == nil && !m.shut && (m.object == nil || live.GetAnnotations()[annotationHash] == hashOf(m.object)) && !drifted(o, m.key)
 }
 
 // allReady says whether every component of what was applied is ready.
@@ -135,6 +139,9 @@ func judgeOne(o *Observed, m member) (v1alpha1.ComponentState, string) {
 		}
 		if o.Live[m.key] != nil && o.Live[m.key].GetDeletionTimestamp() != nil {
 			return v1alpha1.ComponentStarting, fmt.Sprintf("%s is being deleted", m.key)
+		}
+		if m.shut {
+			return o.cloneState(m)
 		}
 		if m.step != "" && m.of == "" {
 			return v1alpha1.ComponentStarting, fmt.Sprintf("%s waits for what it is to be done to", m.key)

@@ -39,6 +39,8 @@ type Observed struct {
 	Outdated  bool              // they are not what the policy says now
 	Guards    string            // a hash of what it says
 
+	Clones map[string]cloning // what goes on with its databases elsewhere, by name
+
 	Content    []source.Component // what the requested revision consists of, ready to be applied; nil: not asked for, or Trouble
 	ContentErr error              // why there is no content
 	Refused    map[key]refusal    // objects that the API server did not take lately
@@ -66,7 +68,8 @@ type refusal struct {
 
 // observe reads what there is, live.
 func (e *Engine) observe(ctx context.Context, env *v1alpha1.Environment) (*Observed, error) {
-	o := &Observed{Now: e.now(), Env: env, Policy: e.policy(env.Namespace).EnvironmentPolicy, Domain: e.domain, Refused: e.refusals(env), PutBack: e.putBacks(env), Health: map[string]string{}}
+	o := &Observed{Now: e.now(), Env: env, Policy: e.policy(env.Namespace).EnvironmentPolicy, Domain: e.domain, Refused: e.refusals(env), PutBack: e.putBacks(env), Health: map[string]string{},
+		Clones: e.clones.look(client.ObjectKeyFromObject(env))}
 	o.Away, o.Guards = e.looked(env, o.Now), guardsHash(o.rules().guards(), e.system)
 	if over(o) {
 		return o, nil

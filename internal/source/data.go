@@ -3,6 +3,7 @@ package source
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -15,8 +16,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// StepKey, an annotation of a Job, says which step of its component's data it is.
-const StepKey = "dayfly.dev/data-step"
+// Annotations by which data are told.
+const (
+	// StepKey, of a Job, says which step of its component's data it is.
+	StepKey = "dayfly.dev/data-step"
+	// CloneKey, of a Secret, says what its component's data are a clone of: a [Clone], as JSON.
+	CloneKey = "dayfly.dev/data-clone"
+)
 
 // The steps that data are brought by, in their order.
 const (
@@ -38,9 +44,29 @@ const (
 // Data is what a component keeps, and how it comes there.
 type Data struct {
 	Class   string    `json:"class"`
+	Clone   *Clone    `json:"clone,omitempty"`
 	Seed    *DataStep `json:"seed,omitempty"`
 	Mask    *DataStep `json:"mask,omitempty"`
 	Migrate *DataStep `json:"migrate,omitempty"`
+}
+
+// Clone is a copy of a database, on the PostgreSQL that has it. The component has no database of its own then, but a Secret of its
+// name, with a login to the copy.
+type Clone struct {
+	Database string `json:"database"` // that is copied
+	Secret   string `json:"secret"`   // in the environment's home, which opens the server
+}
+
+// CloneOf is what the data that an object opens are a clone of; nil if it opens none.
+func CloneOf(u *unstructured.Unstructured) *Clone {
+	if u == nil || u.GetKind() != "Secret" || u.GetAnnotations()[CloneKey] == "" {
+		return nil
+	}
+	c := &Clone{}
+	if json.Unmarshal([]byte(u.GetAnnotations()[CloneKey]), c) != nil {
+		return nil
+	}
+	return c
 }
 
 // DataStep is done by a Job of the source, or by SQL that PostgreSQL's own client runs, in the component's own image.
@@ -59,8 +85,9 @@ const maxSQL = 900 << 10
 // data makes the Jobs of components' data, and marks them.
 func (r *rendering) data() error {
 	r.steps = map[string]step{}
-	for _, o := range r.objects { // only dayfly.yaml says what is a step
+	for _, o := range r.objects { // only dayfly.yaml says what is a step, and what a clone
 		unstructured.RemoveNestedField(o.Object, "metadata", "annotations", StepKey)
+		unstructured.RemoveNestedField(o.Object, "metadata", "annotations", CloneKey)
 	}
 	for _, component := range sortedKeys(r.blueprint.Spec.Components) {
 		d := r.blueprint.Spec.Components[component].Data
@@ -69,6 +96,11 @@ func (r *rendering) data() error {
 		}
 		if !slices.Contains([]string{Synthetic, Masked, Personal}, d.Class) {
 			return usererr.New(usererr.Refused, fmt.Sprintf("say class: %s, %s or %s", Synthetic, Masked, Personal), "%s: the data of %s have the class %q", BlueprintFile, component, d.Class)
+		}
+		if d.Clone != nil {
+			if err := r.clone(component, d); err != nil {
+				return err
+			}
 		}
 		for _, name := range Steps {
 			s := d.steps()[name]
@@ -91,6 +123,36 @@ func (r *rendering) data() error {
 			}
 		}
 	}
+	return nil
+}
+
+// clone makes the Secret that opens a clone, but for what is in it: that is known once there is one.
+func (r *rendering) clone(component string, d *Data) error {
+	refuse := func(fix, format string, args ...any) error {
+		return usererr.New(usererr.Refused, fix, BlueprintFile+": the data of "+component+" are a clone, "+format, args...)
+	}
+	switch {
+	case d.Clone.Database == "" || d.Clone.Secret == "":
+		return refuse("write clone: {database: NAME, secret: NAME}", "which needs a database and a Secret")
+	case d.Seed != nil:
+		return refuse("leave out the seed", "which is their seed")
+	}
+	for _, o := range r.objects {
+		if o.GetKind() == "Secret" && o.GetName() == component {
+			return refuse("leave it out, or rename one of them", "for which there is to be a Secret %s: %s has one", component, o.from)
+		}
+		if w, err := workloadOf(o); err != nil {
+			return err
+		} else if w != nil && w.component == component && o.GetKind() != "Job" {
+			return refuse("leave it out for environments", "on a server elsewhere: it has no %s", o)
+		}
+	}
+	what, err := json.Marshal(d.Clone)
+	if err != nil {
+		return err
+	}
+	r.objects = append(r.objects, object{&unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Secret",
+		"metadata": map[string]any{"name": component, "annotations": map[string]any{ComponentKey: component, CloneKey: string(what)}}}}, BlueprintFile})
 	return nil
 }
 
@@ -202,6 +264,15 @@ func (r *rendering) databaseOf(component string) (found *workload, service strin
 		}
 	}
 	return found, "", 0
+}
+
+// Stricter is the class of data of which two are told.
+func Stricter(a, b string) string {
+	order := []string{"", Synthetic, Masked, Personal}
+	if slices.Index(order, a) > slices.Index(order, b) {
+		return a
+	}
+	return b
 }
 
 // class is how what a component keeps is to be treated once its steps are done; "" if dayfly.yaml says nothing of it.

@@ -134,3 +134,60 @@ func TestAHealthCheckAsksNobodyElse(t *testing.T) {
 		}
 	}
 }
+
+const cloned = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app}
+spec:
+  selector: {matchLabels: {app: app}}
+  template:
+    metadata: {labels: {app: app}}
+    spec: {containers: [{name: app, image: app:1, envFrom: [{secretRef: {name: db}}]}]}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: change}
+spec: {template: {spec: {restartPolicy: Never, containers: [{name: change, image: app:1, envFrom: [{secretRef: {name: db}}]}]}}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: other, annotations: {dayfly.dev/data-clone: "{}"}}
+`
+
+func cloneWith(data, more string) Folder {
+	return files("all.yaml", cloned+more, "dayfly.yaml", "apiVersion: dayfly.dev/v1alpha1\nkind: Blueprint\nspec: {components: {db: {data: "+data+"}}}\n")
+}
+
+// A clone is a component of its own, which whatever opens it needs.
+func TestAClonesSecretIsOfItsComponent(t *testing.T) {
+	t.Parallel()
+	r := must(t, cloneWith("{class: masked, clone: {database: shop, secret: goldens}, migrate: {job: change}}", ""), here)
+	if got, want := strings.Join(outline(r), "\n"), "(shared): Secret/other\napp: Deployment/app needs db\ndb: Secret/db Job/change"; got != want {
+		t.Errorf("%s\nwant\n%s", got, want)
+	}
+	for _, c := range r.Components {
+		for _, o := range c.Objects {
+			clone := CloneOf(o)
+			if o.GetName() == "db" && (clone == nil || *clone != Clone{"shop", "goldens"}) || o.GetName() != "db" && clone != nil {
+				t.Errorf("%s opens a clone of %v", o.GetName(), clone)
+			}
+		}
+	}
+}
+
+func TestWrongClonesAreRefusedByName(t *testing.T) {
+	t.Parallel()
+	const good = "{class: masked, clone: {database: shop, secret: goldens}}"
+	for _, c := range []struct{ data, more, want string }{
+		{"{class: masked, clone: {database: shop}}", "", "needs a database and a Secret"},
+		{"{class: masked, clone: {template: shop, secret: goldens}}", "", `unknown field "template"`},
+		{"{class: masked, clone: {database: shop, secret: goldens}, seed: {job: change}}", "", "which is their seed"},
+		{"{class: masked, clone: {database: shop, secret: goldens}, migrate: {sql: dayfly.yaml}}", "", "the sql of db is for a component with one workload"},
+		{good, "---\napiVersion: v1\nkind: Secret\nmetadata: {name: db}\n", "for which there is to be a Secret db: all.yaml"},
+		{good, "---\n" + database, "it has no StatefulSet/db"},
+	} {
+		if got := refused(t, cloneWith(c.data, c.more), here); !strings.Contains(got, c.want) {
+			t.Errorf("%s:\n%s\nwant %q", c.data, got, c.want)
+		}
+	}
+}

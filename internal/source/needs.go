@@ -83,10 +83,10 @@ func (r *rendering) declared() (map[string][]string, error) {
 	return out, nil
 }
 
-// inferred are the components whose Services a component's configuration names.
+// inferred are the components whose Services a component's configuration names, or whose clones it opens.
 func (r *rendering) inferred() map[string][]string {
 	services, owner := map[string]*corev1.Service{}, map[string]string{}
-	configMaps := map[string]*corev1.ConfigMap{}
+	configMaps, clones := map[string]*corev1.ConfigMap{}, map[string]string{}
 	for _, c := range r.components {
 		for _, o := range c.objects {
 			switch o.GetKind() {
@@ -100,6 +100,10 @@ func (r *rendering) inferred() map[string][]string {
 				if runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, m) == nil {
 					configMaps[m.Name] = m
 				}
+			case "Secret":
+				if CloneOf(o.Unstructured) != nil {
+					clones[o.GetName()] = c.name
+				}
 			}
 		}
 	}
@@ -108,6 +112,11 @@ func (r *rendering) inferred() map[string][]string {
 		for _, w := range r.components[name].workloads {
 			if w.isStep() { // it belongs to what it asks
 				continue
+			}
+			for _, secret := range uses(&w.pod, "Secret") {
+				if to := clones[secret]; to != "" && to != name {
+					out[name] = append(out[name], to)
+				}
 			}
 			for _, f := range mention.OfPod(&w.pod, func(n string) *corev1.ConfigMap { return configMaps[n] }) {
 				away := ""

@@ -684,12 +684,21 @@ func TestAdmissionBindsTheControllerToEnvironments(t *testing.T) {
 // be ready, it changes, it sleeps and wakes, it ends, and the cluster is as it was. Not parallel: there is no other controller meanwhile.
 func TestControllerKilledBetweenAnyTwoWritesOfAnEnvironment(t *testing.T) {
 	shakes(t)
-	home, l := newHome(t)
+	home, _ := newHome(t)
+	l := newLaptop(t, home) // of who may read every Secret
+	dir, databases := webFolder(t, ""), newDatabaseServer(t)
+	databases.secret(home, "databases", "synthetic")
+	(&sourceServer{t: t, ns: home}).let("databases")
+	must(t, os.WriteFile(filepath.Join(dir, "dayfly.yaml"), []byte("apiVersion: dayfly.dev/v1alpha1\nkind: Blueprint\nspec: {components: {web: {health: {path: /}}, "+
+		"data: {data: {class: synthetic, clone: {database: shop, secret: databases}}}}}\n"), 0o600))
 	startFaultyController(t)
 	before := clusterObjects(t, home)
 	deaths, start := 0, time.Now()
 	whileControllersDie(t, 1, &deaths, func() {
-		l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""), "--timeout", "3m")
+		l.dayfly("env", "create", "pr-1", "-f", dir, "--data-secret", "databases", "--timeout", "3m")
+		if made := databases.made(); strings.Count(made, "env_") != 1 {
+			t.Errorf("its databases are %q", made)
+		}
 		l.dayfly("env", "update", "pr-1", "--replicas", "web=2", "--timeout", "3m")
 		l.dayfly("env", "sleep", "pr-1", "--timeout", "3m")
 		if pods := kubectl(t, "-n", "env-"+home+"-pr-1", "get", "pods", "-o", "name"); pods != "" {
@@ -699,6 +708,9 @@ func TestControllerKilledBetweenAnyTwoWritesOfAnEnvironment(t *testing.T) {
 		awaitEndpoints(t, "env-"+home+"-pr-1", "web", 2)
 		l.dayfly("env", "delete", "pr-1", "--timeout", "3m")
 	})
+	if made := databases.made(); made != "" {
+		t.Errorf("on the server there is %s", made)
+	}
 	t.Logf("%d deaths in one life of an environment, %s", deaths, time.Since(start).Round(time.Second))
 	if deaths < 20 {
 		t.Errorf("only %d deaths: the fault is not injected", deaths)

@@ -175,6 +175,9 @@ func deedsIn(t *testing.T, ns string) map[string]func(subject) error {
 	made := hersOr(whoAmI(t))
 	made.Name = "hers"
 	must(t, cluster.Create(ctx, made))
+	clones := hersOr(made.Spec.Owner.Username)
+	clones.Name, clones.Spec.DataSecrets = "clones", []string{"databases"}
+	must(t, cluster.Create(ctx, clones))
 	fresh := alteration.DeepCopy()
 	fresh.ObjectMeta = metav1.ObjectMeta{Namespace: ns, Name: "service-evil"}
 	return map[string]func(subject) error{
@@ -217,6 +220,17 @@ func deedsIn(t *testing.T, ns string) map[string]func(subject) error {
 		},
 		"have the source of another opened with a Secret": func(s subject) error {
 			return s.api.Patch(ctx, made.DeepCopy(), merge(`{"spec":{"blueprint":null,"source":{"oci":{"ref":"example.com/x:v1","secretName":"registry"}}}}`), client.DryRunAll)
+		},
+		"have data cloned with a Secret": func(s subject) error {
+			e := hersOr(s.UserName)
+			e.Spec.DataSecrets = []string{"databases"}
+			return s.api.Create(ctx, e, client.DryRunAll)
+		},
+		"change what an environment that clones data consists of": func(s subject) error {
+			return s.api.Patch(ctx, clones.DeepCopy(), merge(`{"spec":{"blueprint":"evil-000000000000"}}`), client.DryRunAll)
+		},
+		"change when an environment that clones data sleeps": func(s subject) error {
+			return s.api.Patch(ctx, clones.DeepCopy(), merge(`{"spec":{"sleepAfter":"1h"}}`), client.DryRunAll)
 		},
 		"delete an alteration": func(s subject) error { return s.api.Delete(ctx, alteration.DeepCopy(), client.DryRunAll) },
 		"delete all alterations": func(s subject) error {
