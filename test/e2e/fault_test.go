@@ -236,7 +236,7 @@ func TestUninstallRestores(t *testing.T) {
 	l := newLaptop(t, ns)
 	port := fmt.Sprint(l.answer("laptop"))
 	t.Cleanup(func() { // the tests that follow need it
-		if out, err := exec.Command(binDayfly, "install", "--domain", domain).CombinedOutput(); err != nil {
+		if out, err := exec.Command(binDayfly, "install", "--domain", domain, "--ingress-class", ingressClass).CombinedOutput(); err != nil {
 			t.Errorf("installing again: %v\n%s", err, out)
 		}
 	})
@@ -245,7 +245,7 @@ func TestUninstallRestores(t *testing.T) {
 	checkRestored(t, ns, before)
 	checkNoTrace(t)
 
-	l.dayfly("install", "--domain", domain)
+	l.dayfly("install", "--domain", domain, "--ingress-class", ingressClass)
 	l.dayfly("intercept", "service", "web", "-r", "80", "-l", port, "--session", "ada", "--drain", "1s", "--detach")
 	kubectl(t, "-n", "dayfly-system", "scale", "deploy", "--all", "--replicas=0")
 	kubectl(t, "-n", "dayfly-system", "delete", "pod", "--all", "--force", "--grace-period=0")
