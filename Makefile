@@ -84,7 +84,7 @@ bin/shop-database.tar: examples/shop/database/database.sh
 	$(TC) image -o $@ docker.io/dayfly/shop-database:dev --deb postgresql $<=/database.sh --user 999
 
 install: cluster images
-	KUBECONFIG=$$($(TC) kubeconfig) bin/dayfly install --domain env.test
+	KUBECONFIG=$$($(TC) kubeconfig) bin/dayfly install --domain env.test --ingress-class front
 	$(TC) kubectl -n dayfly-system rollout restart deploy
 	for d in controller gateway router-0 router-1; do $(TC) kubectl -n dayfly-system rollout status deploy/$$d --timeout 120s || exit 1; done
 

@@ -70,7 +70,8 @@ func chartTemplates(version string) (string, error) {
 	out.WriteString(`{{- define "dayfly.routers" }}{{ $all := list }}{{ range $i := until (int $.Values.routers) }}` +
 		`{{ $all = append $all (printf "https:router-%d:connect" $i) }}{{ end }}{{ toJson $all }}{{ end }}` + "\n")
 	objects, err := Objects(Options{Image: hole(`$.Values.image | default ` + fmt.Sprintf("%q", Image(version)) + ` | quote`), Version: version,
-		Routers: 1, PriorityClass: "system-", Domain: "example.com"})
+		Routers: 1, PriorityClass: "system-", Domain: "example.com",
+		Front: Front{IngressClass: "any", Gateway: ParentRef{Name: "any"}, Issuer: IssuerRef{Name: "any"}}})
 	if err != nil {
 		return "", err
 	}
@@ -104,6 +105,10 @@ func template(obj *unstructured.Unstructured) (string, error) {
 		return "{{- range $i := until (int $.Values.routers) }}\n" + text + "{{- end }}\n", nil
 	case obj.GetKind() == "ResourceQuota":
 		return "{{- if hasPrefix \"system-\" $.Values.priorityClassName }}\n" + text + "{{- end }}\n", nil
+	case frontValues[obj.GetKind()] != "":
+		return "{{- if and $.Values.domain $.Values.gateway." + frontValues[obj.GetKind()] + " }}\n" + text + "{{- end }}\n", nil
+	case obj.GetName() == "gateway-front":
+		return "{{- if and $.Values.domain (" + proxied + ") }}\n" + text + "{{- end }}\n", nil
 	case ofGateway:
 		return "{{- if $.Values.domain }}\n" + text + "{{- end }}\n", nil
 	case obj.GetKind() == "Namespace":
@@ -111,6 +116,11 @@ func template(obj *unstructured.Unstructured) (string, error) {
 	}
 	return text, nil
 }
+
+// frontValues are the values with which an object of front.yaml is there, and proxied is the condition for what those share.
+var frontValues = map[string]string{"Ingress": "ingress.className", "HTTPRoute": "httpRoute.parentRefs", "Certificate": "certificate.issuerRef.name"}
+
+const proxied = "or $.Values.gateway.ingress.className $.Values.gateway.httpRoute.parentRefs"
 
 // punch puts holes where an object may differ between installations.
 func punch(obj *unstructured.Unstructured) error {
@@ -130,10 +140,28 @@ func punch(obj *unstructured.Unstructured) error {
 			"spec", "scopeSelector", "matchExpressions")
 	case obj.GetKind() == "Deployment":
 		return punchPod(obj)
+	case frontValues[obj.GetKind()] != "":
+		punchFront(obj)
 	case obj.GetKind() == "Service" && obj.GetName() == "gateway":
 		return unstructured.SetNestedField(obj.Object, hole("$.Values.gateway.type | quote"), "spec", "type")
 	}
 	return nil
+}
+
+func punchFront(obj *unstructured.Unstructured) {
+	const host = `printf "*.%s" $.Values.domain | quote`
+	hosts, spec := []any{hole(host)}, obj.Object["spec"].(map[string]any)
+	switch obj.GetKind() {
+	case "Ingress":
+		obj.Object["metadata"].(map[string]any)["annotations"] = hole("?$.Values.gateway.ingress.annotations")
+		spec["ingressClassName"] = hole("$.Values.gateway.ingress.className | quote")
+		spec["tls"].([]any)[0].(map[string]any)["hosts"] = hosts
+		spec["rules"].([]any)[0].(map[string]any)["host"] = hosts[0]
+	case "HTTPRoute":
+		spec["parentRefs"], spec["hostnames"] = hole("toJson $.Values.gateway.httpRoute.parentRefs"), hosts
+	case "Certificate":
+		spec["dnsNames"], spec["issuerRef"] = hosts, hole("toJson $.Values.gateway.certificate.issuerRef")
+	}
 }
 
 // envValues are the values that are told to a role by its environment.
@@ -157,6 +185,8 @@ func punchPod(obj *unstructured.Unstructured) error {
 		e := e.(map[string]any)
 		if value, ok := envValues[e["name"].(string)]; ok {
 			e["value"] = hole("$.Values." + value + " | toString | quote")
+		} else if e["name"] == "DAYFLY_PROXIED" {
+			e["value"] = hole(`ternary "true" "false" (not (not (` + proxied + `))) | quote`)
 		}
 	}
 	pod["tolerations"] = hole("toJson $.Values.tolerations")

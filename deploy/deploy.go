@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -38,9 +40,40 @@ type Options struct {
 	OTLPEndpoint  string   // of the collector of traces; "" is none
 	Domain        string   // under which the gateway answers for environments; "" is no gateway
 	GatewayType   string   // of its Service: ClusterIP, NodePort or LoadBalancer; "" is ClusterIP
+	Front         Front    // how visitors come to the gateway otherwise
 
 	// How many sessions a namespace holds, and how many of them one owner; 0: no bound.
 	SessionsPerNamespace, SessionsPerOwner int
+}
+
+// Front is what the cluster has that leads visitors to the gateway. Each part is optional.
+type Front struct {
+	IngressClass       string            // of an Ingress
+	IngressAnnotations map[string]string // of that
+	Gateway            ParentRef         // of an HTTPRoute
+	Issuer             IssuerRef         // of a Certificate, by cert-manager
+}
+
+// ParentRef names a Gateway, and a listener of it if only that is to lead to dayfly.
+type ParentRef struct{ Namespace, Name, Listener string }
+
+// IssuerRef names an Issuer in Namespace, or a ClusterIssuer.
+type IssuerRef struct{ Kind, Name string }
+
+// Proxied says whether visitors come by way of a proxy.
+func (f Front) Proxied() bool { return f.IngressClass != "" || f.Gateway.Name != "" }
+
+// has says whether an object of front.yaml is to be there.
+func (f Front) has(obj *unstructured.Unstructured) bool {
+	switch obj.GetKind() {
+	case "Ingress":
+		return f.IngressClass != ""
+	case "HTTPRoute":
+		return f.Gateway.Name != ""
+	case "Certificate":
+		return f.Issuer.Name != ""
+	}
+	return f.Proxied()
 }
 
 // common are the files that hold one of each object; router.yaml is there for each router.
@@ -73,6 +106,11 @@ func Objects(o Options) ([]*unstructured.Unstructured, error) {
 		if err := add("gateway.yaml", same); err != nil {
 			return nil, err
 		}
+		others := len(out)
+		if err := add("front.yaml", same); err != nil {
+			return nil, err
+		}
+		out = append(out[:others], slices.DeleteFunc(out[others:], func(obj *unstructured.Unstructured) bool { return !o.Front.has(obj) })...)
 	}
 	for i := range o.Routers {
 		name := RouterService(i)
@@ -91,6 +129,19 @@ func Objects(o Options) ([]*unstructured.Unstructured, error) {
 		}
 	}
 	return out, nil
+}
+
+// Unused are the objects of a front that these options do without, and an installation before may have had.
+func Unused(o Options) ([]*unstructured.Unstructured, error) {
+	data, err := files.ReadFile("front.yaml")
+	if err != nil {
+		return nil, err
+	}
+	objects, err := parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("reading front.yaml: %w", err)
+	}
+	return slices.DeleteFunc(objects, func(obj *unstructured.Unstructured) bool { return o.Domain != "" && o.Front.has(obj) }), nil
 }
 
 // complete fills in what the files leave open.
@@ -117,10 +168,32 @@ func (o Options) complete(obj *unstructured.Unstructured) error {
 		return o.completePod(obj)
 	case obj.GetKind() == "Service" && obj.GetName() == "gateway" && o.GatewayType != "":
 		return unstructured.SetNestedField(obj.Object, o.GatewayType, "spec", "type")
+	case obj.GetKind() == "Ingress" || obj.GetKind() == "HTTPRoute" || obj.GetKind() == "Certificate":
+		return o.completeFront(obj)
 	case obj.GetKind() == "ResourceQuota":
 		return unstructured.SetNestedSlice(obj.Object, []any{map[string]any{
 			"operator": "In", "scopeName": "PriorityClass", "values": []any{o.PriorityClass},
 		}}, "spec", "scopeSelector", "matchExpressions")
+	}
+	return nil
+}
+
+func (o Options) completeFront(obj *unstructured.Unstructured) error {
+	hosts, spec := []any{"*." + o.Domain}, obj.Object["spec"].(map[string]any)
+	switch obj.GetKind() {
+	case "Ingress":
+		obj.SetAnnotations(o.Front.IngressAnnotations)
+		spec["ingressClassName"] = o.Front.IngressClass
+		spec["tls"].([]any)[0].(map[string]any)["hosts"] = hosts
+		spec["rules"].([]any)[0].(map[string]any)["host"] = hosts[0]
+	case "HTTPRoute":
+		parent := map[string]any{"namespace": o.Front.Gateway.Namespace, "name": o.Front.Gateway.Name}
+		if o.Front.Gateway.Listener != "" {
+			parent["sectionName"] = o.Front.Gateway.Listener
+		}
+		spec["parentRefs"], spec["hostnames"] = []any{parent}, hosts
+	case "Certificate":
+		spec["dnsNames"], spec["issuerRef"] = hosts, map[string]any{"kind": o.Front.Issuer.Kind, "name": o.Front.Issuer.Name}
 	}
 	return nil
 }
@@ -134,8 +207,11 @@ func (o Options) completePod(obj *unstructured.Unstructured) error {
 	c["image"] = o.Image
 	env, _ := c["env"].([]any)
 	for _, e := range env {
-		if e := e.(map[string]any); e["name"] == "OTEL_EXPORTER_OTLP_ENDPOINT" {
+		switch e := e.(map[string]any); e["name"] {
+		case "OTEL_EXPORTER_OTLP_ENDPOINT":
 			e["value"] = o.OTLPEndpoint
+		case "DAYFLY_PROXIED":
+			e["value"] = strconv.FormatBool(o.Front.Proxied())
 		}
 	}
 	if obj.GetName() == "controller" {

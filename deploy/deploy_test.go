@@ -58,3 +58,47 @@ func TestNoDomainNoGateway(t *testing.T) {
 		}
 	}
 }
+
+// Of the way in by a proxy there is what was asked for, and the port for it, which no address outside the cluster has.
+func TestFrontIsWhatWasAskedFor(t *testing.T) {
+	route := ParentRef{Namespace: "gateways", Name: "public"}
+	for name, c := range map[string]struct {
+		front Front
+		want  string
+	}{
+		"nothing":          {Front{}, "false"},
+		"an Ingress":       {Front{IngressClass: "nginx"}, "true Service NetworkPolicy Ingress"},
+		"a route":          {Front{Gateway: route}, "true Service NetworkPolicy HTTPRoute"},
+		"both":             {Front{IngressClass: "nginx", Gateway: route}, "true Service NetworkPolicy Ingress HTTPRoute"},
+		"a certificate":    {Front{Issuer: IssuerRef{"Issuer", "own"}}, "false Certificate"},
+		"with annotations": {Front{IngressClass: "nginx", IngressAnnotations: map[string]string{"a": "b"}}, "true Service NetworkPolicy Ingress a=b"},
+	} {
+		objects, err := Objects(Options{Routers: 1, Domain: "env.test", GatewayType: "LoadBalancer", Front: c.front})
+		if err != nil {
+			t.Fatal(err)
+		}
+		proxied, got := "", ""
+		for _, o := range objects {
+			kind, text := o.GetKind(), fmt.Sprint(o.Object["spec"])
+			switch {
+			case kind == "Deployment" && o.GetName() == "gateway":
+				_, proxied, _ = strings.Cut(text, "name:DAYFLY_PROXIED value:")
+				proxied, _, _ = strings.Cut(proxied, "]")
+			case kind == "Ingress" || kind == "HTTPRoute" || kind == "Certificate":
+				if got += " " + kind; !strings.Contains(text, "*.env.test") || strings.Contains(text, "example.com") {
+					t.Errorf("%s: %s is for %s", name, kind, text)
+				}
+				for k, v := range o.GetAnnotations() {
+					got += " " + k + "=" + v
+				}
+			case o.GetName() == "gateway-front":
+				if got += " " + kind; strings.Contains(text, "LoadBalancer") {
+					t.Errorf("%s: %s", name, text)
+				}
+			}
+		}
+		if proxied+got != c.want {
+			t.Errorf("%s: %q, want %q", name, proxied+got, c.want)
+		}
+	}
+}

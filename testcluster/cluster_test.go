@@ -46,6 +46,7 @@ func TestCluster(t *testing.T) {
 			t.Run("exec reaches pods", c.execReachesPods)
 			t.Run("policies are enforced", c.policiesAreEnforced)
 			t.Run("storage is provisioned", c.storageIsProvisioned)
+			t.Run("nodes pull what was pushed, by digest", c.nodesPull)
 			t.Run("a cut node is joined again", c.cutAndJoin)
 			if mode == "nftables" { // once is enough, it takes long
 				t.Run("a node without power starts again", c.killAndStart)
@@ -266,15 +267,21 @@ func (c *testcluster) apply(t *testing.T, manifest string) {
 }
 
 func (c *testcluster) runWorkloads(t *testing.T) {
+	c.run(t, "load", c.serverImage(t, "docker.io/dayfly/testserver:1"))
+	c.apply(t, workloads)
+	c.run(t, "kubectl", "wait", "--for=condition=Ready", "--timeout=60s", "pod/one", "pod/two", "pod/near")
+}
+
+// serverImage makes an image of the test server that no other name has.
+func (c *testcluster) serverImage(t *testing.T, name string) (file string) {
+	t.Helper()
 	programs, err := build.Paths(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	tar := filepath.Join(filepath.Dir(c.dir), "testserver.tar")
-	c.run(t, "image", "-o", tar, "docker.io/dayfly/testserver:1", programs["testserver"]+"=/testserver", "--entrypoint", "/testserver")
-	c.run(t, "load", tar)
-	c.apply(t, workloads)
-	c.run(t, "kubectl", "wait", "--for=condition=Ready", "--timeout=60s", "pod/one", "pod/two", "pod/near")
+	file = filepath.Join(t.TempDir(), "testserver.tar")
+	c.run(t, "image", "-o", file, name, programs["testserver"]+"=/testserver", "--entrypoint", "/testserver", "--env", "NAME="+name)
+	return file
 }
 
 func (c *testcluster) podsReach(t *testing.T) {
@@ -422,6 +429,36 @@ func (c *testcluster) storageIsProvisioned(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+const pulled = `
+apiVersion: v1
+kind: Pod
+metadata: {name: pulled}
+spec:
+  nodeName: node-2
+  terminationGracePeriodSeconds: 0
+  containers: [{name: server, image: %q, imagePullPolicy: Always, args: [serve, ":80"]}]
+`
+
+func (c *testcluster) nodesPull(t *testing.T) {
+	file := c.serverImage(t, "registry.test/dayfly/testserver:1")
+	if _, err := output(c.command("push", file, "docker.io/dayfly/testserver:1")); err == nil || !strings.Contains(err.Error(), "registry.test/dayfly/testserver") {
+		t.Errorf("a name of another registry: %v", err)
+	}
+	ref := c.run(t, "push", file, "registry.test/dayfly/testserver:1")
+	if !strings.HasPrefix(ref, "registry.test/dayfly/testserver@sha256:") {
+		t.Fatalf("push printed %q", ref)
+	}
+	if again := c.run(t, "push", file, "registry.test/dayfly/testserver:1"); again != ref {
+		t.Errorf("pushed again it is %s, and was %s", again, ref)
+	}
+	c.apply(t, fmt.Sprintf(pulled, ref))
+	c.run(t, "kubectl", "wait", "--for=condition=Ready", "--timeout=30s", "pod/pulled")
+	if err := c.get("one", "http://"+c.podIP(t, "pulled"), "pulled"); err != nil {
+		t.Error(err)
+	}
+	c.run(t, "kubectl", "delete", "pod/pulled")
 }
 
 func (c *testcluster) cutAndJoin(t *testing.T) {

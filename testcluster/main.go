@@ -50,7 +50,7 @@ func newRootCmd() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&w.dir, "dir", "", "folder that holds the cluster (default ~/.local/state/dayfly/testcluster/default)")
 	root.AddCommand(newUpCmd(&w), newDownCmd(&w), newStatusCmd(&w), newKubeconfigCmd(&w), newKubectlCmd(&w),
-		newLogsCmd(&w), newImageCmd(), newLoadCmd(&w), newNodeCmd(&w), newExecCmd(&w), newMachineCmd())
+		newLogsCmd(&w), newImageCmd(), newLoadCmd(&w), newPushCmd(&w), newNodeCmd(&w), newExecCmd(&w), newMachineCmd())
 	return root
 }
 

@@ -103,6 +103,28 @@ func newLoadCmd(w *where) *cobra.Command {
 	}
 }
 
+func newPushCmd(w *where) *cobra.Command {
+	return &cobra.Command{
+		Use:   "push IMAGE.tar REF",
+		Short: "put an image into the cluster's registry and print its name by digest, which nodes can pull",
+		Long: "Put an image, as `testcluster image` or `docker save` writes it, into the cluster's registry and print its name by digest. REF\n" +
+			"begins with " + cluster.RegistryHost + "/; nodes pull from there, by digest or by tag.",
+		Example: "  testcluster push app.tar " + cluster.RegistryHost + "/team/app:1",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := cluster.Open(w.dir)
+			if err != nil {
+				return err
+			}
+			pushed, err := c.Push(cmd.Context(), args[0], args[1])
+			if err == nil {
+				fmt.Println(pushed)
+			}
+			return err
+		},
+	}
+}
+
 func newExecCmd(w *where) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec MACHINE -- CMD…",

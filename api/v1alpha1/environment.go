@@ -115,6 +115,15 @@ type EnvironmentSpec struct {
 	// +kubebuilder:validation:Type=string
 	SleepAfter *metav1.Duration `json:"sleepAfter,omitempty"`
 
+	// AwaitImages is how long components wait for images that are not in their registries yet, such as those that a pipeline still
+	// builds, from when a revision is asked for. Without it, an image that is not there is a failure at once.
+	//
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="images are waited for between 1s and 24h"
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Type=string
+	AwaitImages *metav1.Duration `json:"awaitImages,omitempty"`
+
 	// Public addresses are open to everybody who can reach the gateway; otherwise it takes a share. An environment with data of
 	// the class pii is not made public.
 	//

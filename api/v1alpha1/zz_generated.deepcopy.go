@@ -675,6 +675,11 @@ func (in *EnvironmentSpec) DeepCopyInto(out *EnvironmentSpec) {
 		*out = new(v1.Duration)
 		**out = **in
 	}
+	if in.AwaitImages != nil {
+		in, out := &in.AwaitImages, &out.AwaitImages
+		*out = new(v1.Duration)
+		**out = **in
+	}
 	if in.Shares != nil {
 		in, out := &in.Shares, &out.Shares
 		*out = make([]Share, len(*in))

@@ -177,7 +177,7 @@ func newGatewayCmd() *cobra.Command {
 			}
 			p.config.QPS, p.config.Burst = 50, 100
 			p.config.UserAgent = "dayfly-gateway/" + version
-			g, err := gateway.New(gateway.Options{Namespace: p.namespace, Config: p.config, Logger: p.log})
+			g, err := gateway.New(gateway.Options{Namespace: p.namespace, Proxied: os.Getenv("DAYFLY_PROXIED") == "true", Config: p.config, Logger: p.log})
 			if err != nil {
 				return err
 			}

@@ -59,6 +59,16 @@ func (s *Set) Apply(ctx context.Context, objects []*unstructured.Unstructured, c
 	return nil
 }
 
+// Knows says whether the cluster has an object's kind.
+func (s *Set) Knows(o *unstructured.Unstructured) (bool, error) {
+	kind := o.GroupVersionKind()
+	_, err := s.client.RESTMapper().RESTMapping(kind.GroupKind(), kind.Version)
+	if meta.IsNoMatchError(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Wait returns once the objects are ready, as kstatus reads them.
 func (s *Set) Wait(ctx context.Context, objects []*unstructured.Unstructured, timeout time.Duration) error {
 	opts := ssa.DefaultWaitOptions()

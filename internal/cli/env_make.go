@@ -28,13 +28,14 @@ import (
 
 // envSpecOptions are what an environment consists of.
 type envSpecOptions struct {
-	source   sourceOptions
-	dir      string
-	set      []string
-	images   []string
-	replicas []string
-	only     []string
-	data     []string
+	source      sourceOptions
+	dir         string
+	set         []string
+	images      []string
+	replicas    []string
+	only        []string
+	data        []string
+	awaitImages time.Duration
 }
 
 func (o *envSpecOptions) flags(cmd *cobra.Command) {
@@ -42,6 +43,7 @@ func (o *envSpecOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&o.set, "set", nil, "`NAME=VALUE` of a parameter, or of one below it (image.tag=v2); can be repeated")
 	cmd.Flags().StringArrayVar(&o.images, "image", nil, "`COMPONENT=IMAGE` to run, or only a tag (:v2) or a digest (@sha256:…); can be repeated")
 	cmd.Flags().StringArrayVar(&o.replicas, "replicas", nil, "`COMPONENT=N`; can be repeated")
+	cmd.Flags().DurationVar(&o.awaitImages, "await-images", 0, "how long to wait for images that are not in their registry yet, 1s-24h (default: that is a failure)")
 	cmd.Flags().StringSliceVar(&o.only, "only", nil, "these components, and what they need (default all)")
 	cmd.Flags().StringSliceVar(&o.data, "data-secret", nil, "`SECRETS` of the home that data of components may be cloned with, as dayfly.yaml says; '' for none")
 	_ = cmd.MarkFlagDirname("file")
@@ -99,7 +101,18 @@ func (o *envSpecOptions) into(s *v1alpha1.EnvironmentSpec) error {
 	if o.data != nil {
 		s.DataSecrets = o.data
 	}
+	if o.awaitImages != 0 {
+		s.AwaitImages = &metav1.Duration{Duration: o.awaitImages}
+	}
 	return nil
+}
+
+// patience is how long a command waits that was not told: images have their own time.
+func (o *envSpecOptions) patience(cmd *cobra.Command, flag string, timeout time.Duration) time.Duration {
+	if cmd.Flags().Changed(flag) {
+		return timeout
+	}
+	return timeout + o.awaitImages
 }
 
 func pair(flag, text string) (name, value string, err error) {
@@ -271,6 +284,7 @@ The folder is stored in the cluster: what becomes of it does not depend on this 
 
 func (o *envCreateOptions) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
+	o.timeout = o.patience(cmd, "timeout", o.timeout)
 	if o.dir == "" && !o.source.given() {
 		return usererr.New(usererr.Usage, "name a folder: dayfly env create "+o.name+" -f DIR; or a source: --git URL, --oci REF", "there is nothing to make it from")
 	}
@@ -361,6 +375,7 @@ as it is. Where a branch or a tag leads is looked up when the source is named, a
 
 func (o *envUpdateOptions) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
+	o.timeout = o.patience(cmd, "timeout", o.timeout)
 	c, err := o.app.open()
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ type installOptions struct {
 	otlp    string
 	domain  string
 	gateway string
+	front   frontOptions
 	dryRun  bool
 	output  string
 	timeout time.Duration
@@ -52,6 +53,8 @@ webhook and no API service: while dayfly is down, nothing else in the cluster no
 		Example: `  dayfly install
   dayfly install --image registry.example.com/tools/dayfly:1.0
   dayfly install --domain env.example.com --gateway-type LoadBalancer  # environments get addresses
+  dayfly install --domain env.example.com --ingress-class nginx        # by the ingress controller that the cluster has
+  dayfly install --domain env.example.com --http-route gateways/public # by a Gateway that the cluster has
   dayfly install --dry-run -o yaml | less
   dayfly install --dry-run -o chart > dayfly.tgz  # a Helm chart of the same objects`,
 		Args: takes(cobra.NoArgs),
@@ -64,7 +67,8 @@ webhook and no API service: while dayfly is down, nothing else in the cluster no
 	cmd.Flags().StringSliceVar(&o.pull, "pull-secret", nil, "Secret in "+deploy.Namespace+" to pull the image with; can be repeated")
 	cmd.Flags().StringVar(&o.class, "priority-class", "", "priority class of the pods, such as system-cluster-critical (default the cluster's)")
 	cmd.Flags().StringVar(&o.otlp, "otlp-endpoint", "", "where traces go, by OTLP over HTTP, such as http://collector.monitoring:4318 (default nowhere)")
-	cmd.Flags().StringVar(&o.domain, "domain", "", "domain under which environments have addresses, such as env.example.com; *.env.example.com must lead to the Service gateway (default: no addresses)")
+	cmd.Flags().StringVar(&o.domain, "domain", "", "domain under which environments have addresses, such as env.example.com; *.env.example.com must lead to the Service gateway, or to the proxy that the next flags name (default: no addresses)")
+	o.front.flags(cmd)
 	cmd.Flags().StringVar(&o.gateway, "gateway-type", "ClusterIP", "with --domain, the gateway's Service: ClusterIP, NodePort or LoadBalancer")
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the objects and change nothing")
 	cmd.Flags().StringVarP(&o.output, "output", "o", "yaml", "with --dry-run: yaml, or chart (a .tgz for Helm)")
@@ -87,9 +91,10 @@ func (o *installOptions) run(ctx context.Context) error {
 	if err := o.checkGateway(); err != nil {
 		return err
 	}
-	objects, err := deploy.Objects(deploy.Options{Image: o.image, Version: o.app.Version, Routers: o.routers,
+	options := deploy.Options{Image: o.image, Version: o.app.Version, Routers: o.routers,
 		SessionsPerNamespace: o.bounds.Namespace, SessionsPerOwner: o.bounds.Owner,
-		PullSecrets: o.pull, PriorityClass: o.class, OTLPEndpoint: o.otlp, Domain: o.domain, GatewayType: o.gateway})
+		PullSecrets: o.pull, PriorityClass: o.class, OTLPEndpoint: o.otlp, Domain: o.domain, GatewayType: o.gateway, Front: o.front.front}
+	objects, err := deploy.Objects(options)
 	if err != nil {
 		return err
 	}
@@ -107,8 +112,18 @@ func (o *installOptions) run(ctx context.Context) error {
 	if err != nil {
 		return kube.Explain(err)
 	}
+	if err := knowsKinds(set, objects); err != nil {
+		return err
+	}
 	o.app.say("installing dayfly %s into %s", o.app.Version, c.Context)
 	if err := set.Apply(ctx, objects, func(s string) { o.app.say("  %s", s) }); err != nil {
+		return kube.Explain(err)
+	}
+	unused, err := deploy.Unused(options)
+	if err != nil {
+		return err
+	}
+	if err := set.Delete(ctx, unused, func(s string) { o.app.say("  %s deleted", s) }); err != nil {
 		return kube.Explain(err)
 	}
 	o.app.say("waiting until it runs")
@@ -137,7 +152,7 @@ func (o *installOptions) checkGateway() error {
 	if !slices.Contains([]string{"ClusterIP", "NodePort", "LoadBalancer"}, o.gateway) {
 		return usererr.New(usererr.Usage, "use ClusterIP, NodePort or LoadBalancer", "--gateway-type %q is no type of a Service", o.gateway)
 	}
-	return nil
+	return o.front.check(o.domain)
 }
 
 // unpulled tells of an image that a node cannot have, if that is what dayfly waits for.

@@ -47,6 +47,7 @@ type pipelineStep struct {
 	DataSecret []string `json:"data-secret,omitempty"`
 
 	Timeout       metav1.Duration `json:"timeout,omitempty"`
+	AwaitImages   metav1.Duration `json:"await-images,omitempty"`
 	ReadyTimeout  metav1.Duration `json:"ready-timeout,omitempty"`
 	TTL           metav1.Duration `json:"ttl,omitempty"`
 	KeepOnFailure metav1.Duration `json:"keep-on-failure,omitempty"`
@@ -160,8 +161,8 @@ func (o *pipelineOptions) options(s pipelineStep, writing *sync.Mutex) *stageOpt
 	}
 	one := &stageOptions{
 		name: s.Name, command: []string{"sh", "-c", s.Run}, junit: s.JUnit, output: "table",
-		envSpecOptions: envSpecOptions{source: s.source(), set: s.Set, images: s.Image, replicas: s.Replicas, only: s.Only, data: s.DataSecret},
-		ttl:            given(s.TTL, stageTTL), ready: given(s.ReadyTimeout, stageReady), timeout: given(s.Timeout, stageTimeout), teardown: stageTeardown,
+		envSpecOptions: envSpecOptions{source: s.source(), set: s.Set, images: s.Image, replicas: s.Replicas, only: s.Only, data: s.DataSecret, awaitImages: s.AwaitImages.Duration},
+		ttl:            given(s.TTL, stageTTL), ready: given(s.ReadyTimeout, stageReady+s.AwaitImages.Duration), timeout: given(s.Timeout, stageTimeout), teardown: stageTeardown,
 		keepFor: s.KeepOnFailure.Duration,
 	}
 	if s.File != "" {

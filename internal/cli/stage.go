@@ -105,6 +105,7 @@ Exit codes: 0 the command passed, 1 it failed, 2 the environment did, 3 it is no
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.name, o.command = args[0], args[1:]
+			o.ready = o.patience(cmd, "ready-timeout", o.ready)
 			return o.run(cmd.Context())
 		},
 	}

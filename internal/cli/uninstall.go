@@ -63,7 +63,8 @@ func (o *uninstallOptions) run(ctx context.Context) error {
 	if err := o.restore(ctx, c); err != nil {
 		return err
 	}
-	objects, err := deploy.Objects(deploy.Options{Image: "dayfly", Version: o.app.Version, Routers: 16, PriorityClass: "system-", Domain: "any"})
+	objects, err := deploy.Objects(deploy.Options{Image: "dayfly", Version: o.app.Version, Routers: 16, PriorityClass: "system-", Domain: "any",
+		Front: deploy.Front{IngressClass: "any", Gateway: deploy.ParentRef{Name: "any"}, Issuer: deploy.IssuerRef{Name: "any"}}})
 	if err != nil {
 		return err
 	}

@@ -68,11 +68,13 @@ const (
 	ReasonNoBlueprint    = "NoBlueprint"    // the Blueprint is not there
 	ReasonInvalid        = "Invalid"        // the Blueprint cannot be rendered, or holds what an environment may not; or its policy cannot be followed
 	ReasonNamespaceTaken = "NamespaceTaken" // there is a namespace of that name which is not this environment's
-	ReasonNotInTime      = "NotInTime"      // it was not ready within readyWithin
+	ReasonNotInTime      = "NotInTime"      // it was not ready in time
 	ReasonEnding         = "Ending"
 	ReasonBlocked        = "Blocked" // something holds up its end
 
 	ReasonSourceUnavailable = "SourceUnavailable" // its source cannot be reached or opened
+	ReasonAwaitingImages    = "AwaitingImages"    // images are not in their registries yet, and there is time left for them
+	ReasonNoImage           = "NoImage"           // an image was not in its registry in time
 )
 
 // readyWithin is how long a revision may take until the environment is called stalled. It goes on trying.
@@ -146,6 +148,9 @@ type decision struct {
 	st      v1alpha1.EnvironmentStatus
 	recheck time.Duration
 	healed  []Healing
+
+	awaited  []string // images that are not in their registries yet, by component
+	unpushed bool     // some were not there in time
 }
 
 // live decides for an environment that is to be there.
@@ -342,7 +347,9 @@ func (d *decision) component(ps []part, p part, before map[string]v1alpha1.Compo
 			return c, nil
 		}
 	}
-	if c.State, c.Message = judge(d.Observed, p); c.State == v1alpha1.ComponentReady {
+	c.State, c.Message = judge(d.Observed, p)
+	again = d.awaitImages(p, &c)
+	if c.State == v1alpha1.ComponentReady {
 		if d.Env.Spec.Asleep() && slices.ContainsFunc(p.members, func(m member) bool { return sleeps(m.kind) }) {
 			c.State = v1alpha1.ComponentAsleep
 		}
@@ -352,10 +359,10 @@ func (d *decision) component(ps []part, p part, before map[string]v1alpha1.Compo
 		if c.State == v1alpha1.ComponentFailing {
 			c.State, c.Message = v1alpha1.ComponentStarting, "needs "+missing+": "+c.Message
 		}
-		return c, nil
+		return c, again
 	}
-	if again = tooEarly(d.Observed, ps, p); len(again) > 0 {
-		c.State = v1alpha1.ComponentStarting
+	if early := tooEarly(d.Observed, ps, p); len(early) > 0 {
+		c.State, again = v1alpha1.ComponentStarting, append(again, early...)
 	}
 	return c, again
 }
@@ -454,11 +461,13 @@ func (d *decision) conclude() {
 			waiting = append(waiting, nameOf(c.Name))
 		}
 	}
-	late := d.Now.Sub(d.began()) > readyWithin
+	late := d.Now.Sub(d.began()) > d.within()
 	current := d.st.Revisions.Ready == d.st.Revisions.Requested
 	switch {
+	case d.unpushed && !current:
+		d.stalled(ReasonNoImage, strings.Join(failing, "; "))
 	case len(failing) > 0 && late && !current:
-		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", readyWithin, strings.Join(failing, "; ")))
+		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", d.within(), strings.Join(failing, "; ")))
 	case len(failing) > 0:
 		d.working(ReasonFailing, strings.Join(failing, "; "))
 	case d.allReady() && current:
@@ -474,7 +483,9 @@ func (d *decision) conclude() {
 			d.st.Replicas = 1
 		}
 	case late && !current:
-		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", readyWithin, strings.Join(waiting, ", ")))
+		d.stalled(ReasonNotInTime, fmt.Sprintf("not ready within %s: %s", d.within(), strings.Join(waiting, ", ")))
+	case len(d.awaited) > 0:
+		d.working(ReasonAwaitingImages, strings.Join(d.awaited, "; "))
 	default:
 		d.working(ReasonStarting, strings.Join(waiting, ", "))
 	}

@@ -47,14 +47,19 @@ func tooEarly(o *Observed, all []part, p part) []*unstructured.Unstructured {
 		if p.said || p.once() || complete.IsZero() || !waitsItsTurn(&pod, complete.Add(knownTime)) {
 			continue
 		}
-		u := &unstructured.Unstructured{}
-		u.SetAPIVersion("v1")
-		u.SetKind("Pod")
-		u.SetName(pod.Name)
-		u.SetUID(pod.UID)
-		out = append(out, u)
+		out = append(out, podObject(&pod))
 	}
 	return out
+}
+
+// podObject is a pod as what is to be removed: this one, and no other of its name.
+func podObject(p *corev1.Pod) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{}
+	u.SetAPIVersion("v1")
+	u.SetKind("Pod")
+	u.SetName(p.Name)
+	u.SetUID(p.UID)
+	return u
 }
 
 // waitsItsTurn says whether a container that was started before a time has failed, and waits to be started again.

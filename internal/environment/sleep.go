@@ -54,7 +54,7 @@ func (d *decision) nodsOff() bool {
 func (d *decision) idle() string {
 	spec := &d.Env.Spec
 	ready := d.st.Revisions.Ready == d.st.Revisions.Requested || d.Wait != nil // which runs as it was
-	if spec.Asleep() || d.rules().pinned(spec) || !ready && d.Now.Sub(d.began()) < readyWithin {
+	if spec.Asleep() || d.rules().pinned(spec) || !ready && d.Now.Sub(d.began()) < d.within() {
 		return ""
 	}
 	if d.byTheClock() {

@@ -29,9 +29,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Port serves visitors, HealthPort the kubelet and Prometheus.
+// Port serves visitors, FrontPort those whom a proxy of the cluster's leads here, HealthPort the kubelet and Prometheus.
 const (
 	Port       = 8443
+	FrontPort  = 8080
 	HealthPort = 8081
 )
 
@@ -51,6 +52,7 @@ const (
 // Options configure a gateway.
 type Options struct {
 	Namespace string // of dayfly
+	Proxied   bool   // a proxy of the cluster's ends TLS for visitors and leads them here
 	Config    *rest.Config
 	Logger    *slog.Logger
 }
@@ -110,7 +112,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { g.cert.follow(serving, g.api, g.opts) })
 	wg.Go(func() { g.activity(serving) })
-	return cmp.Or(g.serve(ctx), ended(ctx))
+	if g.opts.Proxied {
+		wg.Go(func() { cancel(g.serve(ctx, FrontPort, nil)) })
+	}
+	return cmp.Or(g.serve(ctx, Port, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: g.cert.get}), ended(ctx))
 }
 
 func ended(ctx context.Context) error {
@@ -181,17 +186,26 @@ func handlerOf[T client.Object](put, drop func(T)) toolscache.ResourceEventHandl
 	}
 }
 
-func (g *Gateway) serve(ctx context.Context) error {
-	l, err := net.Listen("tcp", fmt.Sprintf(":%d", Port))
+// serve answers at a port, by TLS or in cleartext, until ctx ends.
+func (g *Gateway) serve(ctx context.Context, port int, secure *tls.Config) error {
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		return err
 	}
 	s := &http.Server{
 		Handler:           g.handler(),
-		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: g.cert.get},
+		TLSConfig:         secure,
+		Protocols:         &http.Protocols{},
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: mostStreams},
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: mostHeaderBytes,
 		ErrorLog: slog.NewLogLogger(g.opts.Logger.Handler(), slog.LevelDebug),
+	}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetHTTP2(secure != nil)
+	s.Protocols.SetUnencryptedHTTP2(secure == nil)
+	answer := func(l net.Listener) error { return s.ServeTLS(l, "", "") }
+	if secure == nil {
+		answer = s.Serve
 	}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -202,7 +216,7 @@ func (g *Gateway) serve(ctx context.Context) error {
 		_ = s.Shutdown(end) // what has not ended by then is cut
 		s.Close()
 	})
-	if err := s.ServeTLS(netutil.LimitListener(l, mostConnections), "", ""); !errors.Is(err, http.ErrServerClosed) {
+	if err := answer(netutil.LimitListener(l, mostConnections)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving visitors: %w", err)
 	}
 	if !stop() {

@@ -418,6 +418,37 @@ func TestForwardedAsItCame(t *testing.T) {
 	}
 }
 
+// A proxy of the cluster's, which comes without TLS, says whom it leads here; who comes by TLS says so for nobody else.
+func TestAProxyIsBelieved(t *testing.T) {
+	g, _, slice := open(t, public)
+	var seen http.Header
+	pod := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header }))
+	defer pod.Close()
+	g.table.putSlice(lead(t, slice, pod.Listener.Addr().String()))
+	for name, c := range map[string]struct {
+		secure bool
+		said   string
+		want   string
+	}{
+		"by the proxy":            {false, "https", "203.0.113.7, 192.0.2.1 https"},
+		"by the proxy, in clear":  {false, "http", "203.0.113.7, 192.0.2.1 http"},
+		"something else":          {false, "https, evil", "203.0.113.7, 192.0.2.1 http"},
+		"who comes by themselves": {true, "http", "192.0.2.1 https"},
+	} {
+		ask(t, g, func(r *http.Request) {
+			if !c.secure {
+				r.TLS = nil
+			}
+			r.Header.Set("X-Forwarded-For", "203.0.113.7")
+			r.Header.Set("X-Forwarded-Proto", c.said)
+			r.Header.Set("X-Forwarded-Host", "elsewhere.example.com")
+		})
+		if got := seen.Get("X-Forwarded-For") + " " + seen.Get("X-Forwarded-Proto"); got != c.want || seen.Get("X-Forwarded-Host") != host {
+			t.Errorf("%s: %s for %s, want %s", name, got, seen.Get("X-Forwarded-Host"), c.want)
+		}
+	}
+}
+
 // One that is made anew under its name, of whose end nothing was heard, is another.
 func TestMadeAnewUnseen(t *testing.T) {
 	g, e, _ := open(t, public)

@@ -21,7 +21,7 @@ func (g *Gateway) handler() http.Handler {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", r.In.Host, r.In.Host
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it came, whatever it means to whom
-			r.SetXForwarded()
+			forwarded(r)
 			for _, name := range []string{"X-Forwarded-Port", "X-Real-Ip"} { // others set them, and who runs the application believes them
 				r.Out.Header.Del(name)
 			}
@@ -56,6 +56,18 @@ func (g *Gateway) handler() http.Handler {
 		}
 		proxy.ServeHTTP(w, r.WithContext(context.WithValue(context.WithValue(ctx, routeKey{}, to), cookieKey{}, v.cookie)))
 	})
+}
+
+// forwarded says whom a request is from, and by what. Of those who ask themselves nothing is believed; the proxy of the cluster's, which
+// comes without TLS, has said it of those whom it leads here.
+func forwarded(r *httputil.ProxyRequest) {
+	if r.In.TLS == nil {
+		r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"] // to which is added who it is itself
+	}
+	r.SetXForwarded()
+	if said := r.In.Header.Get("X-Forwarded-Proto"); r.In.TLS == nil && said == "https" {
+		r.Out.Header.Set("X-Forwarded-Proto", said)
+	}
 }
 
 type (

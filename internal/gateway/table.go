@@ -274,7 +274,7 @@ func (e *environment) runs() bool {
 		return !e.Spec.Asleep()
 	}
 	ready := meta.FindStatusCondition(e.Status.Conditions, v1alpha1.ConditionReady)
-	return ready != nil && ready.ObservedGeneration == e.Generation && (ready.Reason == engine.ReasonFailing || ready.Reason == engine.ReasonNotInTime)
+	return ready != nil && ready.ObservedGeneration == e.Generation && slices.Contains([]string{engine.ReasonFailing, engine.ReasonNotInTime, engine.ReasonNoImage}, ready.Reason)
 }
 
 // queued says whether an environment waits for its turn among those that may be awake, and where it stands in line. What it

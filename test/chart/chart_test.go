@@ -65,6 +65,8 @@ func TestChartIsWhatInstallApplies(t *testing.T) {
 	three.Routers, three.Image, three.PullSecrets, three.PriorityClass = 3, "registry.example:5000/dayfly@sha256:1", []string{"a", "b"}, "system-cluster-critical"
 	three.SessionsPerNamespace, three.SessionsPerOwner, three.OTLPEndpoint = 7, 0, "http://collector:4318"
 	three.Domain, three.GatewayType = "env.example.com", "NodePort"
+	three.Front = deploy.Front{IngressClass: "nginx", IngressAnnotations: map[string]string{"example.com/timeout": "200"},
+		Gateway: deploy.ParentRef{Namespace: "gateways", Name: "public", Listener: "https"}, Issuer: deploy.IssuerRef{Kind: "ClusterIssuer", Name: "letsencrypt"}}
 	other := plain
 	other.PriorityClass = "important"
 	for _, c := range []struct {
@@ -73,7 +75,11 @@ func TestChartIsWhatInstallApplies(t *testing.T) {
 		want   deploy.Options
 	}{
 		{"default values", nil, plain},
-		{"every flag of install", map[string]any{"routers": 3, "domain": "env.example.com", "gateway": map[string]any{"type": "NodePort"}, "sessionsPerNamespace": 7, "otlpEndpoint": "http://collector:4318", "sessionsPerOwner": 0, "image": three.Image, "priorityClassName": three.PriorityClass,
+		{"every flag of install", map[string]any{"routers": 3, "domain": "env.example.com", "gateway": map[string]any{"type": "NodePort",
+			"ingress":     map[string]any{"className": "nginx", "annotations": map[string]any{"example.com/timeout": "200"}},
+			"httpRoute":   map[string]any{"parentRefs": []any{map[string]any{"namespace": "gateways", "name": "public", "sectionName": "https"}}},
+			"certificate": map[string]any{"issuerRef": map[string]any{"kind": "ClusterIssuer", "name": "letsencrypt"}}},
+			"sessionsPerNamespace": 7, "otlpEndpoint": "http://collector:4318", "sessionsPerOwner": 0, "image": three.Image, "priorityClassName": three.PriorityClass,
 			"imagePullSecrets": []any{map[string]any{"name": "a"}, map[string]any{"name": "b"}}}, three},
 		{"a priority class of one's own", map[string]any{"priorityClassName": "important"}, other},
 	} {

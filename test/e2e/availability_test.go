@@ -58,13 +58,13 @@ func TestDrainingNodesTakesOneRouterAndOneControllerAtATime(t *testing.T) {
 // A class of Kubernetes' own is admitted in dayfly's namespace, also where a quota limits such classes: it comes along.
 func TestPodsMayBeClusterCritical(t *testing.T) {
 	t.Cleanup(func() { // as it was
-		if out, err := exec.Command(binDayfly, "install", "--domain", domain).CombinedOutput(); err != nil {
+		if out, err := exec.Command(binDayfly, "install", "--domain", domain, "--ingress-class", ingressClass).CombinedOutput(); err != nil {
 			t.Errorf("installing again: %v\n%s", err, out)
 		}
 		kubectl(t, "-n", system, "delete", "resourcequota", "critical", "--ignore-not-found")
 	})
 	l := newLaptop(t, "default")
-	l.dayfly("install", "--domain", domain, "--priority-class", "system-cluster-critical")
+	l.dayfly("install", "--domain", domain, "--ingress-class", ingressClass, "--priority-class", "system-cluster-critical")
 	var pods corev1.PodList
 	must(t, cluster.List(t.Context(), &pods, client.InNamespace(system)))
 	for _, p := range pods.Items {
@@ -83,7 +83,7 @@ func TestPodsMayBeClusterCritical(t *testing.T) {
 func TestChartInstallsWhatWorksAndIsUninstalled(t *testing.T) {
 	l := newLaptop(t, newNamespace(t))
 	t.Cleanup(func() { // the tests that follow need it
-		if out, err := exec.Command(binDayfly, "install", "--domain", domain).CombinedOutput(); err != nil {
+		if out, err := exec.Command(binDayfly, "install", "--domain", domain, "--ingress-class", ingressClass).CombinedOutput(); err != nil {
 			t.Errorf("installing again: %v\n%s", err, out)
 		}
 	})

@@ -30,15 +30,6 @@ func number(t *testing.T, out string) float64 {
 	return x
 }
 
-func printed(t *testing.T, cmd *exec.Cmd) string {
-	t.Helper()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return string(out)
-}
-
 // benchLaptop: requests and bytes that the laptop answers.
 func benchLaptop(t *testing.T, l *laptop, ns string, port int) {
 	l.dayfly("-q", "intercept", "service", "web", "-r", "80", "-l", strconv.Itoa(port), "--session", "bench", "--drain", "0s", "--detach")

@@ -241,7 +241,7 @@ func TestUninstallRestores(t *testing.T) {
 	checkRestored(t, ns, before)
 	checkNoTrace(t)
 
-	l.dayfly("install", "--domain", domain)
+	l.dayfly("install", "--domain", domain, "--ingress-class", ingressClass)
 	l.dayfly("intercept", "service", "web", "-r", "80", "-l", port, "--session", "ada", "--drain", "1s", "--detach")
 	stopDayfly(t)
 	other := newNamespace(t)
@@ -281,7 +281,7 @@ func TestUninstallWithEnvironments(t *testing.T) {
 	l.dayfly("uninstall", "--delete-environments")
 	nothingLeft()
 
-	l.dayfly("install", "--domain", domain)
+	l.dayfly("install", "--domain", domain, "--ingress-class", ingressClass)
 	l.dayfly("env", "create", "pr-1", "-f", webFolder(t, ""))
 	stopDayfly(t)
 	refuses("--force")
@@ -296,7 +296,7 @@ func TestUninstallWithEnvironments(t *testing.T) {
 func installAgain(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
-		if out, err := exec.Command(binDayfly, "install", "--domain", domain).CombinedOutput(); err != nil {
+		if out, err := exec.Command(binDayfly, "install", "--domain", domain, "--ingress-class", ingressClass).CombinedOutput(); err != nil {
 			t.Errorf("installing again: %v\n%s", err, out)
 		}
 	})

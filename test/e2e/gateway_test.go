@@ -94,7 +94,12 @@ func (v *visitor) try(method, url string, body io.Reader, headers ...string) (in
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	resp, err := v.Do(r)
+	return answer(v.Client, r)
+}
+
+// answer is the status and the body that a request is answered with.
+func answer(c *http.Client, r *http.Request) (int, string, error) {
+	resp, err := c.Do(r)
 	if err != nil {
 		return 0, "", err
 	}

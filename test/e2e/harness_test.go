@@ -293,6 +293,15 @@ func testcluster(args ...string) *exec.Cmd {
 	return exec.Command(binTestcluster, args...)
 }
 
+func printed(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return string(out)
+}
+
 func kubectlOutput(args ...string) string {
 	out, _ := testcluster(append([]string{"kubectl"}, args...)...).CombinedOutput()
 	return string(out)

@@ -40,12 +40,12 @@ func TestTracesReachTheCollector(t *testing.T) {
 	must(t, cluster.Create(t.Context(), svc))
 	awaitDeployment(t, ns, "collector")
 	t.Cleanup(func() { // as it was
-		if out, err := exec.Command(binDayfly, "install", "--domain", domain).CombinedOutput(); err != nil {
+		if out, err := exec.Command(binDayfly, "install", "--domain", domain, "--ingress-class", ingressClass).CombinedOutput(); err != nil {
 			t.Errorf("installing again: %v\n%s", err, out)
 		}
 	})
 	l := newLaptop(t, ns)
-	l.dayfly("install", "--domain", domain, "--otlp-endpoint", "http://collector."+ns+":80")
+	l.dayfly("install", "--domain", domain, "--ingress-class", ingressClass, "--otlp-endpoint", "http://collector."+ns+":80")
 	l.intercept("ada", "web", l.answer("laptop"))
 	const traceID, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	header := "00-" + traceID + "-" + parent + "-01"

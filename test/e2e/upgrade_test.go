@@ -24,7 +24,7 @@ func TestUpgradeAndRotationUnderLoadFailNoRequest(t *testing.T) {
 	port := l.answer("laptop")
 	t.Cleanup(func() { // what follows expects the installed image
 		kubectlOutput("-n", systemNamespace, "set", "env", "deploy/controller", "DAYFLY_CERTIFICATES-")
-		newLaptop(t, ns).dayfly("install", "--domain", domain)
+		newLaptop(t, ns).dayfly("install", "--domain", domain, "--ingress-class", ingressClass)
 	})
 	l.dayfly("intercept", "service", "web", "-r", "80", "-l", fmt.Sprint(port), "--session", "ada", "--drain", "5s", "--detach")
 	awaitInForce(t, ns, time.Minute)
@@ -35,7 +35,7 @@ func TestUpgradeAndRotationUnderLoadFailNoRequest(t *testing.T) {
 
 	time.Sleep(2 * time.Second) // of requests
 	moment("install of another image")
-	l.dayfly("install", "--domain", domain, "--image", faultsImage)
+	l.dayfly("install", "--domain", domain, "--ingress-class", ingressClass, "--image", faultsImage)
 	awaitInForce(t, ns, promise(20*time.Second))
 	moment("in force again; certificates of 8 s, restart of everything")
 	kubectl(t, "-n", systemNamespace, "set", "env", "deploy/controller", "DAYFLY_CERTIFICATES=8s")
@@ -53,7 +53,7 @@ func TestUpgradeAndRotationUnderLoadFailNoRequest(t *testing.T) {
 	}
 	moment("install of the former image")
 	kubectl(t, "-n", systemNamespace, "set", "env", "deploy/controller", "DAYFLY_CERTIFICATES-")
-	l.dayfly("install", "--domain", domain)
+	l.dayfly("install", "--domain", domain, "--ingress-class", ingressClass)
 	awaitInForce(t, ns, promise(20*time.Second))
 	time.Sleep(3 * time.Second)
 	moment("in force again")

@@ -42,6 +42,10 @@ func Components() []Component {
 			Programs: map[string]string{"etcd": "go.etcd.io/etcd/server/v3"},
 			Flags:    []string{"-ldflags", "-s -w"},
 		}, {
+			Module: "components/registry", Folder: "components/registry",
+			Programs: map[string]string{"registry": "."},
+			Flags:    []string{"-ldflags", "-s -w"},
+		}, {
 			Module: "components/containerd", Folder: "components/containerd",
 			Programs: map[string]string{
 				"containerd":              "github.com/containerd/containerd/v2/cmd/containerd",

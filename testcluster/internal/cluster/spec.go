@@ -47,9 +47,11 @@ func (c *Cluster) prepareControl(a *authorities) (machine.Spec, error) {
 	w.kubeconfig("scheduler", a, pki.Subject{Name: "system:kube-scheduler"})
 	w.kubeconfig("storage", a, pki.Subject{Name: "system:storage"})
 	w.template("audit.yaml", nil)
+	w.pair("registry", a.cluster, pki.Subject{Name: "registry", Hosts: []string{RegistryHost}, IPs: []net.IP{net.ParseIP(controlIP), net.ParseIP("127.0.0.1")}})
+	w.template("registry.yaml", map[string]string{"Port": registryPort})
 
 	inside, outside := c.controlCables()
-	spec := c.spec(control, "kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "storage")
+	spec := c.spec(control, "kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "storage", "registry")
 	spec.Links, spec.Uplink = inside, outside
 	spec.Components = controlComponents()
 	return spec, w.err
@@ -69,6 +71,7 @@ func (c *Cluster) prepareNode(i int, a *authorities) (machine.Spec, error) {
 	w.kubeconfig("kube-proxy", a, pki.Subject{Name: "system:kube-proxy"})
 	w.kubeconfig("netpol", a, pki.Subject{Name: "system:netpol"})
 	w.template("containerd.toml", map[string]string{"Snapshotter": c.snapshotter(), "PauseImage": pauseImage})
+	w.templateTo("registries/"+RegistryHost+"/hosts.toml", "hosts.toml", map[string]string{"Address": controlIP + ":" + registryPort})
 	w.template("kubelet.yaml", map[string]string{"DNS": dnsService, "Cgroup": cgroup})
 	w.template("kube-proxy.yaml", map[string]string{"ProxyMode": c.ProxyMode, "Node": name, "PodsCIDR": podsCIDR})
 	w.templateTo("cni/pods.conflist", "cni.json", map[string]string{"PodCIDR": nodePodCIDR(i)})
@@ -152,6 +155,11 @@ func controlComponents() []machine.Component {
 		}, {
 			Name:    "storage",
 			Command: []string{"storage", "--kubeconfig=/etc/kubernetes/storage.kubeconfig", "--folder=" + volumesFolder},
+		}, {
+			Name:    "registry",
+			Ready:   "https://127.0.0.1:" + registryPort + "/v2/",
+			Command: []string{"registry", "serve", "/etc/kubernetes/registry.yaml"},
+			Env:     []string{"OTEL_TRACES_EXPORTER=none"}, // it would look for a collector
 		},
 	}
 }

@@ -105,6 +105,9 @@ func (c *Cluster) boot(ctx context.Context, p *Progress) error {
 	if err := p.Step("installing DNS and access rights", func() error { return c.installAddons(ctx) }); err != nil {
 		return err
 	}
+	if err := c.await(ctx, p, "registry", c.registryAnswers); err != nil {
+		return err
+	}
 	if err := c.await(ctx, p, "nodes", c.nodesReady); err != nil {
 		return err
 	}
