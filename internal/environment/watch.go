@@ -143,7 +143,7 @@ func (p *patrol) look(ctx context.Context, at client.ObjectKey) {
 		p.log.Warn("patrol", "environment", at, "error", err)
 		return
 	}
-	live, err := a.list(ctx, b.kinds)
+	live, err := a.list(ctx, b.kinds, reading{whole: func(schema.GroupVersionKind) bool { return false }})
 	if err != nil || b.changed(live) { // an error may be that its rights are gone, which a look at the whole finds out
 		p.wake(at, 0)
 	}
