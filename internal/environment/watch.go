@@ -19,10 +19,9 @@ import (
 )
 
 // Watched are the kinds of which one watch of the cluster, for all environments together, shows what somebody changes or deletes. They
-// are those that Kubernetes' own role view may read: no Secrets, and no roles.
+// tell little to who reads them in the whole cluster: no Secrets, no ConfigMaps, and no roles.
 var Watched = []schema.GroupVersionKind{
 	corev1.SchemeGroupVersion.WithKind("Service"),
-	corev1.SchemeGroupVersion.WithKind("ConfigMap"),
 	corev1.SchemeGroupVersion.WithKind("ServiceAccount"),
 	corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"),
 	appsv1.SchemeGroupVersion.WithKind("Deployment"),
