@@ -26,7 +26,8 @@ func TestThePatrolLooksAtWhatNoWatchShows(t *testing.T) {
 	w.Live[keyOf(secret)] = secret
 	w.Env.Status.Inventory = append(w.Env.Status.Inventory, v1alpha1.InventoryItem{APIVersion: "v1", Kind: "Secret", Name: "password"})
 	b := beatOf(&w.Observed)
-	if len(b.kinds) != 1 || b.kinds[0].Kind != "Secret" || len(b.traces) != 1 {
+	settings := key{"", "ConfigMap", "settings"}
+	if len(b.kinds) != 2 || b.kinds[0].Kind != "ConfigMap" || b.kinds[1].Kind != "Secret" || len(b.traces) != 2 {
 		t.Fatalf("it looks at %+v", b)
 	}
 	for what, c := range map[string]struct {
@@ -39,7 +40,7 @@ func TestThePatrolLooksAtWhatNoWatchShows(t *testing.T) {
 		"changed":            {with(secret, func(u *unstructured.Unstructured) { u.SetAnnotations(nil) }), true},
 		"of another version": {with(secret, func(u *unstructured.Unstructured) { u.SetResourceVersion("7") }), false}, // something that is not the environment's own
 	} {
-		live := map[key]*unstructured.Unstructured{}
+		live := map[key]*unstructured.Unstructured{settings: w.Live[settings]}
 		if c.live != nil {
 			live[keyOf(secret)] = c.live
 		}
