@@ -61,6 +61,13 @@ func (p *part) open(o *Observed) {
 	}
 }
 
+// hasClones says whether an environment has databases elsewhere, or is to have some: what opens one, only its Secret knows for good.
+func hasClones(o *Observed) bool {
+	return len(o.Env.Status.Clones) > 0 || slices.ContainsFunc(o.Content, func(c source.Component) bool {
+		return slices.ContainsFunc(c.Objects, func(u *unstructured.Unstructured) bool { return source.CloneOf(u) != nil })
+	})
+}
+
 // opened is a Secret with what is in it.
 func opened(secret *unstructured.Unstructured, data map[string]any) *unstructured.Unstructured {
 	secret = secret.DeepCopy() // it is others' too

@@ -183,7 +183,7 @@ func (e *Engine) observeObjects(ctx context.Context, o *Observed) error {
 		})
 	}
 	may := func(gvk schema.GroupVersionKind) bool { return !applied(gvk) } // applying it will say so
-	if o.Live, err = a.list(ctx, want, reading{wholly, may}); err != nil {
+	if o.Live, err = a.list(ctx, want, reading{func(gvk schema.GroupVersionKind) bool { return wholly(gvk) || gvk.Kind == "Secret" && hasClones(o) }, may}); err != nil {
 		return err
 	}
 	if len(o.Env.Status.Inventory) == 0 || o.Content == nil && !keeps(o) && allReady(o) {
