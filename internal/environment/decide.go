@@ -219,7 +219,9 @@ func (d *decision) content() (Step, bool) {
 		return nil, false
 	case errors.Is(err, errRendering):
 		d.recheck = 2 * renderTime // whoever renders wakes us
-		if d.st.Revisions.Ready != d.st.Revisions.Requested {
+		// What is said of this revision already stays said: a controller that takes over renders anew, and that is no news.
+		said := meta.FindStatusCondition(d.st.Conditions, v1alpha1.ConditionReady)
+		if d.st.Revisions.Ready != d.st.Revisions.Requested && (said == nil || said.ObservedGeneration != d.Env.Generation) {
 			d.working(ReasonMaking, "rendering")
 		}
 		return nil, true

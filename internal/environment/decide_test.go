@@ -3,6 +3,7 @@ package environment
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -574,5 +575,31 @@ func TestForbiddenObjectsAreNamed(t *testing.T) {
 	}
 	if err := Check(shop()); err != nil {
 		t.Error(err)
+	}
+}
+
+// That its objects are being rendered is said of a revision of which nothing is known yet. A controller that takes over renders anew,
+// and writes nothing for that: one that ends after each write would get nowhere.
+func TestRenderingAnewIsNoNews(t *testing.T) {
+	w := newWorld(shop()...)
+	rendering := func() Plan {
+		w.Content, w.ContentErr = nil, errRendering
+		defer func() { w.ContentErr = nil }()
+		return Decide(&w.Observed)
+	}
+	w.Env.Finalizers = []string{v1alpha1.EnvironmentFinalizer}
+	w.Env.Status = rendering().Status
+	if c := meta.FindStatusCondition(w.Env.Status.Conditions, v1alpha1.ConditionReady); c == nil || c.Message != "rendering" {
+		t.Errorf("at first: %+v", c)
+	}
+	for range 4 { // and each time, a controller ends
+		w.pass()
+		if p := rendering(); !reflect.DeepEqual(p.Status.Conditions, w.Env.Status.Conditions) || p.Step != nil {
+			t.Fatalf("rendering anew: %+v, %T", p.Status.Conditions, p.Step)
+		}
+	}
+	w.passes()
+	if reason(w.Env) != ReasonReady {
+		t.Errorf("in the end it is %s", reason(w.Env))
 	}
 }
