@@ -140,7 +140,7 @@ func judgeOne(o *Observed, m member) (v1alpha1.ComponentState, string) {
 		if o.Live[m.key] != nil && o.Live[m.key].GetDeletionTimestamp() != nil {
 			return v1alpha1.ComponentStarting, fmt.Sprintf("%s is being deleted", m.key)
 		}
-		if m.shut {
+		if m.clone != nil { // what opens it only memory holds until it is applied: a word in between would be a write, and may be the last
 			return o.cloneState(m)
 		}
 		if m.step != "" && m.of == "" {
