@@ -309,6 +309,11 @@ func (d *decision) objects() Step {
 		d.conclude()
 		return Remove{anew} // and their workloads make new ones, that need not wait for their turn; Jobs are applied again
 	}
+	return d.finish(ps, whole)
+}
+
+// finish decides once there is nothing to apply: what the revision no longer has goes when all it has is ready, and then it is.
+func (d *decision) finish(ps []part, whole bool) Step {
 	old := d.old(ps)
 	if whole && d.allReady() && len(old) > 0 {
 		d.working(ReasonStarting, fmt.Sprintf("%s is no longer in it", keyOf(old[0])))
